@@ -1,0 +1,93 @@
+/**
+ * A run is one piece of work that was promised to a caller. It holds its steps as they were decided when the delivery came
+ * in; later changes of routes.yaml do not touch it. Only the queue changes its state, and only along `allowedChanges`.
+ */
+
+import type { PlannedStep } from '../steps/step.ts'
+
+export const runStates = ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const
+/** queued: written down, waiting. running: a runner has it. The other three are ends. */
+export type RunState = (typeof runStates)[number]
+
+export const runReasons = ['exit', 'signal', 'timeout', 'spawn', 'lost', 'caller', 'superseded'] as const
+/**
+ * Why a run ended, beside its state: `exit` the command's exit status decided · `signal` a signal ended it · `timeout` its
+ * time limit did · `spawn` the command could not be started · `lost` the listener died meanwhile and the run is not to be
+ * run again · `caller` somebody cancelled it · `superseded` a later run took its place.
+ */
+export type RunReason = (typeof runReasons)[number]
+
+/** From which state a run may go to which. `running → queued` is a retry, or the start after a crash. */
+export const allowedChanges: Readonly<Record<RunState, readonly RunState[]>> = {
+	queued: ['running', 'cancelled'],
+	running: ['succeeded', 'failed', 'cancelled', 'queued'],
+	succeeded: [],
+	failed: [],
+	cancelled: [],
+}
+
+/** True for the states that a run never leaves. */
+export function hasEnded(state: RunState): boolean {
+	return allowedChanges[state].length === 0
+}
+
+/** How runs of one group share it: see surface words `queue`, `coalesce`, `reject`, `parallel` in docs/runs.md. */
+export type WhenBusy = 'queue' | 'coalesce' | 'reject' | 'parallel'
+
+/** What a run will do, decided at acceptance and kept with it. Plain data: it is stored as JSON. */
+export interface Plan {
+	readonly steps: readonly PlannedStep[]
+	/** Milliseconds for all steps together; then TERM. */
+	readonly timeout: number
+	/** Milliseconds from TERM to KILL. */
+	readonly killAfter: number
+	/** Bytes of output kept: half from the beginning, half from the end. */
+	readonly maxOutput: number
+}
+
+/** A run that is to be written down. */
+export interface NewRun {
+	/** 26 letters and digits, sortable by time. */
+	readonly id: string
+	readonly route: string
+	/** Runs of one group never exceed `limit` at a time. */
+	readonly group: string
+	/** How many runs of the group may run at once; at least 1. Ignored for `parallel`. */
+	readonly limit: number
+	readonly whenBusy: WhenBusy
+	/** The delivery it came from. */
+	readonly delivery: string
+	/** The checked values, by parameter name. */
+	readonly parameters: Readonly<Record<string, string>>
+	readonly plan: Plan
+	/** Bytes for the command's standard input; null for none. */
+	readonly stdin: Buffer | null
+	/** Milliseconds since 1970. */
+	readonly acceptedAt: number
+}
+
+/** How a run ended. */
+export interface Outcome {
+	readonly state: 'succeeded' | 'failed' | 'cancelled'
+	readonly reason: RunReason
+	/** The exit status of the step that decided; null when there is none (signal, timeout, spawn). */
+	readonly exitCode: number | null
+	/** `SIGTERM` and so on, when a signal ended it; else null. */
+	readonly signal: string | null
+	/** One sentence for people, such as `step 1 (command) exited with 3`. Empty for plain success. */
+	readonly message: string
+}
+
+/** A run as it stands. */
+export interface Run extends NewRun {
+	/** Rises by one with each run accepted; the order of the queue and of lists. */
+	readonly seq: number
+	readonly state: RunState
+	/** How many times it was started. Fences: only the holder of the present attempt may settle it. */
+	readonly attempt: number
+	readonly startedAt: number | null
+	readonly endedAt: number | null
+	readonly outcome: Outcome | null
+	/** Bytes the steps wrote in all, also those that were cut. */
+	readonly outputSize: number
+}
