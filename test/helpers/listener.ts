@@ -314,7 +314,7 @@ export function spawnListener({
 export async function startListener(options: StartOptions): Promise<Listener> {
 	const listener = spawnListener(options);
 	const line = await listener.logged('listening', (l) => l.message === 'listening');
-	listener.url = String(line['url']);
+	listener.url = String(line.url);
 	if (URL.canParse(listener.url)) listener.port = Number(new URL(listener.url).port);
 	return listener;
 }

@@ -1,0 +1,198 @@
+#!/usr/bin/env node
+/**
+ * The command line. Reads arguments and environment, makes the parts, joins them. Nothing else in the program reads the
+ * environment or ends the process.
+ */
+
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { LiveConfig, loadConfig } from './config/config.ts';
+import { parseDuration } from './config/schema.ts';
+import { ConfigError, WebhookError } from './errors.ts';
+import { createServer } from './http/app.ts';
+import { type LogSettings, openLog } from './log.ts';
+import { Outputs } from './runs/output.ts';
+import { Queue } from './runs/queue.ts';
+import { Runner } from './runs/runner.ts';
+import { SqliteStore } from './stores/sqlite.ts';
+
+/** Exit statuses, fit for scripts: 0 done · 1 it did not work (the reason is on standard error) · 2 called wrongly. */
+const exit = { done: 0, failed: 1, usage: 2 } as const;
+
+const home = path.resolve(import.meta.dirname, '..');
+
+/** `routes.yaml` beside package.json in a checkout, else the system's. */
+function defaultConfig(): string {
+	const beside = path.join(home, 'routes.yaml');
+	return fs.existsSync(beside) ? beside : '/etc/puppet-webhook/routes.yaml';
+}
+
+/** systemd names the directory it made for us; root has the usual place; others keep state in their home. */
+function defaultState(): string {
+	// systemd separates several StateDirectory= entries by colons; the first is ours.
+	const given = process.env.STATE_DIRECTORY?.split(':')[0];
+	if (given) return given;
+	if (process.getuid?.() === 0) return '/var/lib/puppet-webhook';
+	const base = process.env.XDG_STATE_HOME || path.join(os.homedir(), '.local/state');
+	return path.join(base, 'puppet-webhook');
+}
+
+/**
+ * What a command sees of our environment: how to find programs, who and where it is, which language it speaks. Everything
+ * else (our own secrets, what an operator's shell had exported) stays here.
+ */
+function environmentForCommands(): Record<string, string> {
+	const names = /^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR)$/;
+	const kept: Record<string, string> = {};
+	for (const [name, value] of Object.entries(process.env)) {
+		if (names.test(name) && value !== undefined) kept[name] = value;
+	}
+	// npm puts node_modules/.bin in front for its scripts; a command is to find the host's programs instead.
+	const entries = (kept.PATH ?? '').split(':').filter((dir) => dir !== '' && !dir.includes('/node_modules/'));
+	kept.PATH =
+		entries.length > 0 ? entries.join(':') : '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+	return kept;
+}
+
+function defaultLog(): LogSettings {
+	return { level: 'info', format: process.stdout.isTTY ? 'text' : 'json' };
+}
+
+function coloured(): boolean {
+	// https://no-color.org: present and not empty switches colours off.
+	return process.stdout.isTTY === true && !process.env.NO_COLOR;
+}
+
+interface ServeOptions {
+	config: string;
+	state: string;
+	drain: number;
+}
+
+async function serve(options: ServeOptions): Promise<number> {
+	const log = openLog(defaultLog(), process.stdout, coloured());
+	// A reader that goes away (`| head`) must not end the listener; its log has nowhere to go, that is all.
+	process.stdout.on('error', () => {});
+
+	const config = new LiveConfig(options.config, log);
+	const follow = () => log.configure({ ...defaultLog(), ...config.current.log });
+	await config.load();
+	follow();
+	config.on('changed', follow);
+
+	const environment = environmentForCommands();
+	const store = SqliteStore.open(options.state);
+	const outputs = new Outputs(options.state, store);
+	const runner = Runner.start({ environment, directory: outputs.directory, log });
+	const queue = new Queue({ store, outputs, runner, log });
+	const server = createServer({ config, queue, outputs, log });
+
+	const ended = new Promise<number>((resolve) => {
+		let stopping = false;
+		const stop = (signal: NodeJS.Signals) => {
+			if (stopping) {
+				log.warn('stopping at once, the commands that still run are ended', { signal });
+				resolve(exit.done);
+				return;
+			}
+			stopping = true;
+			log.info('stopping', { signal, drain: `${options.drain / 1000}s` });
+			server
+				.drain(options.drain)
+				.then(() => resolve(exit.done))
+				.catch((error) => {
+					log.error('stopping failed', { error: String(error) });
+					resolve(exit.failed);
+				});
+		};
+		process.on('SIGTERM', stop);
+		process.on('SIGINT', stop);
+	});
+	process.on('SIGHUP', () => {
+		log.info('reload asked for by SIGHUP');
+		// A refused file is logged by LiveConfig, with every fault; the old one goes on serving.
+		config.reload().catch(() => {});
+	});
+
+	try {
+		await queue.start();
+		for (const { address, url } of await server.listen()) log.info('listening', { address, url });
+		config.watch();
+		return await ended;
+	} finally {
+		config.close();
+		await server.close();
+		await queue.stop();
+		await runner.stop();
+		await store.close();
+		await log.close();
+	}
+}
+
+async function check(options: { config: string; json?: boolean }): Promise<number> {
+	try {
+		const config = await loadConfig(options.config);
+		const routes = config.routes.routes.length;
+		if (options.json) console.log(JSON.stringify({ ok: true, files: config.files, routes, faults: [] }));
+		else console.log(`${options.config}: ${routes} route${routes === 1 ? '' : 's'}, no faults`);
+		return exit.done;
+	} catch (error) {
+		if (!(error instanceof ConfigError)) throw error;
+		if (options.json) console.log(JSON.stringify({ ok: false, faults: error.faults }));
+		else console.error(error.message);
+		return exit.failed;
+	}
+}
+
+function duration(text: string): number {
+	const parsed = parseDuration(text);
+	if (parsed === undefined)
+		throw new InvalidArgumentError('write a number with its unit, such as 500ms, 30s, 10m or 1h');
+	return parsed;
+}
+
+function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
+	const { version } = JSON.parse(fs.readFileSync(path.join(home, 'package.json'), 'utf8'));
+	const program = new Command('puppet-webhook')
+		.description('Maps HTTP requests to commands, as routes.yaml says: durable, logged, verified.')
+		.version(version)
+		.showHelpAfterError('(puppet-webhook --help tells what there is)')
+		.exitOverride();
+	program
+		.command('serve', { isDefault: true })
+		.description('serve the routes of routes.yaml (the default)')
+		.option('-c, --config <file>', 'the routes to serve', defaultConfig())
+		.option('-s, --state <directory>', 'where runs and their output are kept', defaultState())
+		.option(
+			'--drain <duration>',
+			'how long running commands may still take after SIGTERM',
+			duration,
+			// systemd kills a service 90 s after asking it to stop, unless told otherwise; we want to be done before.
+			60_000,
+		)
+		.action((options: ServeOptions) => run(serve(options)));
+	program
+		.command('check')
+		.description('say whether routes.yaml would be taken: exit status 0, or 1 with every fault')
+		.option('-c, --config <file>', 'the file to check', defaultConfig())
+		.option('--json', 'print a JSON object instead of lines')
+		.action((options) => run(check(options)));
+	return program;
+}
+
+/** Ends the process with what a command line returned, or tells people why it could not. */
+async function main(): Promise<void> {
+	const program = commandLine(async (done) => process.exit(await done));
+	try {
+		await program.parseAsync();
+	} catch (error) {
+		if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? exit.done : exit.usage);
+		// Our own errors say what to do; anything else is a fault of ours, and its stack helps whoever reports it.
+		console.error(error instanceof WebhookError ? error.message : error);
+		process.exit(exit.failed);
+	}
+}
+
+await main();
