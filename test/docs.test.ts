@@ -47,7 +47,7 @@ function pattern(printed: string): RegExp {
 		.trim()
 		.split('…')
 		.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
-	return new RegExp(`^${parts.join('[\s\S]*?')}$`);
+	return new RegExp(`^${parts.join('[\\s\\S]*?')}$`);
 }
 
 /** Runs one line as a reader would paste it, against this test's listener instead of port 6969. */
