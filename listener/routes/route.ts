@@ -1,0 +1,410 @@
+/**
+ * A route: which requests it takes, which values it admits, and what a run of it will do. Compiled from routes.yaml once;
+ * pure, so that the same delivery always gives the same plan. `RouteTable` finds the route of a request.
+ */
+
+import { BadRequest, MethodNotAllowed, NotFound } from '../errors.ts';
+import type { Plan, WhenBusy } from '../runs/run.ts';
+import { compileCommand } from '../steps/command.ts';
+import {
+	compileRule,
+	type ParameterRule,
+	type ParameterRules,
+	type ParameterSpec,
+	type Parameters,
+	refusedName,
+} from './parameters.ts';
+import { compileTemplate } from './template.ts';
+
+export const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
+export type Method = (typeof methods)[number];
+
+export const outcomes = ['accepted', 'succeeded', 'failed', 'busy', 'ignored'] as const;
+/** What became of a delivery, as `respond` names it. */
+export type AnswerOutcome = (typeof outcomes)[number];
+
+/** An answer in place of the standard one; what is null stays as the standard answer has it. */
+export interface Answer {
+	readonly status: number | null;
+	readonly body: string | null;
+	/** Names in lower case. */
+	readonly headers: Readonly<Record<string, string>>;
+}
+
+/** Who may call. `open`: whoever reaches the listener; `said`: the route says so by `auth: none`. */
+export interface RouteAuth {
+	readonly kind: 'open';
+	readonly said: boolean;
+}
+
+/** What a command reads as standard input: nothing, the body's exact bytes, or the checked parameters as a JSON object. */
+export type StdinKind = 'none' | 'body' | 'parameters';
+
+export interface Route {
+	/** Its key in routes.yaml. */
+	readonly name: string;
+	/** With a leading slash and without a trailing one; `:name` segments as written. */
+	readonly path: string;
+	readonly methods: readonly Method[];
+	readonly description: string;
+	readonly rules: ParameterRules;
+	readonly auth: RouteAuth;
+	/** Answer when the run has ended: never, always, or if it ends within so many milliseconds. */
+	readonly wait: boolean | number;
+	readonly respond: Readonly<Partial<Record<AnswerOutcome, Answer>>>;
+	readonly stdin: StdinKind;
+	/** What a run with these parameters does. Never fails: what could be wrong was refused at load. */
+	plan(parameters: Parameters): Plan;
+	/** The group that a run with these parameters belongs to. */
+	group(parameters: Parameters): string;
+	readonly limit: number;
+	readonly whenBusy: WhenBusy;
+}
+
+/** What both a route and `defaults` may say; times in milliseconds, sizes in bytes. */
+export interface SharedSpec {
+	readonly method?: readonly Method[] | undefined;
+	readonly auth?: 'none' | undefined;
+	readonly cwd?: string | undefined;
+	readonly env?: Readonly<Record<string, string>> | undefined;
+	readonly shell?: string | undefined;
+	readonly timeout?: number | undefined;
+	readonly kill_after?: number | undefined;
+	readonly max_output?: number | undefined;
+	readonly wait?: boolean | number | undefined;
+	readonly concurrency?:
+		| { readonly limit?: number | undefined; readonly when_busy?: WhenBusy | undefined }
+		| undefined;
+}
+
+export interface AnswerSpec {
+	readonly status?: number | undefined;
+	readonly body?: string | undefined;
+	readonly headers?: Readonly<Record<string, string>> | undefined;
+}
+
+/** A route as routes.yaml has it, its shape already checked. */
+export interface RouteSpec extends SharedSpec {
+	readonly command: string | readonly string[];
+	readonly path?: string | undefined;
+	readonly description?: string | undefined;
+	readonly params?: Readonly<Record<string, ParameterSpec>> | undefined;
+	readonly stdin?: StdinKind | undefined;
+	readonly respond?: { readonly [Outcome in AnswerOutcome]?: AnswerSpec | undefined } | undefined;
+	readonly concurrency?: (SharedSpec['concurrency'] & { readonly group?: string | undefined }) | undefined;
+}
+
+/** Something wrong with a route; `key` leads from the route on, and is empty for the route as a whole. */
+export interface RouteFault {
+	readonly key: readonly (string | number)[];
+	readonly message: string;
+}
+
+/** Compiles a route. It is there exactly when there are no faults; otherwise every fault is. */
+export function compileRoute(
+	name: string,
+	spec: RouteSpec,
+	defaults: SharedSpec,
+): { route?: Route; faults: RouteFault[] } {
+	const faults: RouteFault[] = [];
+	const path = parsePath(spec.path ?? name);
+	if (typeof path === 'string') faults.push({ key: spec.path === undefined ? [] : ['path'], message: path });
+	const segmentNames = typeof path === 'string' ? [] : path.names;
+
+	const rules = compileRules(spec.params ?? {}, segmentNames, faults);
+	const group = spec.concurrency?.group === undefined ? undefined : compileTemplate(spec.concurrency.group);
+	if (typeof group === 'string') faults.push({ key: ['concurrency', 'group'], message: group });
+
+	const cwd = spec.cwd ?? defaults.cwd;
+	const env = { ...defaults.env, ...spec.env };
+	const command = compileCommand({
+		command: spec.command,
+		...(cwd === undefined ? {} : { cwd }),
+		env,
+		shell: spec.shell ?? defaults.shell ?? '/bin/sh',
+	});
+	if ('faults' in command) faults.push(...command.faults);
+
+	// A rule that was refused is declared all the same: its fault is told once, not again for every use.
+	const declared = new Set([...Object.keys(spec.params ?? {}), ...segmentNames]);
+	faults.push(...undeclared(declared, { command: spec.command, cwd, env, group: spec.concurrency?.group }));
+	const answers = compileAnswers(spec.respond ?? {}, faults);
+
+	if (faults.length > 0 || typeof path === 'string' || typeof group === 'string' || 'faults' in command) {
+		return { faults };
+	}
+	const timeout = spec.timeout ?? defaults.timeout ?? 600_000;
+	const killAfter = spec.kill_after ?? defaults.kill_after ?? 10_000;
+	const maxOutput = spec.max_output ?? defaults.max_output ?? 10 * 1024 * 1024;
+	const route: Route = {
+		name,
+		path: path.text,
+		methods: spec.method ?? defaults.method ?? ['POST'],
+		description: spec.description ?? '',
+		rules,
+		auth: { kind: 'open', said: (spec.auth ?? defaults.auth) === 'none' },
+		wait: spec.wait ?? defaults.wait ?? false,
+		respond: answers,
+		stdin: spec.stdin ?? 'none',
+		plan: (parameters) => ({ steps: [command.plan(parameters)], timeout, killAfter, maxOutput }),
+		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
+		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
+		whenBusy: spec.concurrency?.when_busy ?? defaults.concurrency?.when_busy ?? 'queue',
+	};
+	return { route: Object.freeze(route), faults };
+}
+
+function compileRules(
+	specs: Readonly<Record<string, ParameterSpec>>,
+	segmentNames: readonly string[],
+	faults: RouteFault[],
+): ParameterRules {
+	const rules = new Map<string, ParameterRule>();
+	const undeclaredSegments = segmentNames.filter((name) => !Object.hasOwn(specs, name));
+	const all = [...Object.entries(specs), ...undeclaredSegments.map((name) => [name, {}] as const)];
+	for (const [name, spec] of all) {
+		// Faults of a segment's name are the path's, which parsePath tells.
+		const compiled = compileRule(name, spec, segmentNames.includes(name));
+		if ('rule' in compiled) rules.set(name, compiled.rule);
+		else if (Object.hasOwn(specs, name)) {
+			faults.push(...compiled.faults.map(({ key, message }) => ({ key: ['params', ...key], message })));
+		}
+	}
+	return rules;
+}
+
+/** Every `{{name}}` that no parameter is declared for, at the place where it stands. */
+function undeclared(
+	declared: ReadonlySet<string>,
+	texts: {
+		command: string | readonly string[];
+		cwd: string | undefined;
+		env: Readonly<Record<string, string>>;
+		group: string | undefined;
+	},
+): RouteFault[] {
+	const places: (readonly [RouteFault['key'], string])[] = [
+		...(typeof texts.command === 'string'
+			? []
+			: texts.command.map((text, i) => [['command', i], text] as const)),
+		...(texts.cwd === undefined ? [] : [[['cwd'], texts.cwd] as const]),
+		...Object.entries(texts.env).map(([name, text]) => [['env', name], text] as const),
+		...(texts.group === undefined ? [] : [[['concurrency', 'group'], texts.group] as const]),
+	];
+	return places.flatMap(([key, text]) => {
+		const template = compileTemplate(text);
+		if (typeof template === 'string') return [];
+		return template.names
+			.filter((name) => !declared.has(name))
+			.map((name) => {
+				const known =
+					declared.size === 0 ? 'the route declares none' : `declared are ${[...declared].join(', ')}`;
+				return { key, message: `{{${name}}} is used but not declared under params; ${known}` };
+			});
+	});
+}
+
+/** Statuses that by definition carry no body; with one, clients would take it for the next answer's beginning. */
+const bodiless = new Set([204, 205, 304]);
+
+function compileAnswers(specs: NonNullable<RouteSpec['respond']>, faults: RouteFault[]): Route['respond'] {
+	const answers: Partial<Record<AnswerOutcome, Answer>> = {};
+	for (const outcome of outcomes) {
+		const spec = specs[outcome];
+		if (spec === undefined) continue;
+		if (spec.body && spec.status !== undefined && bodiless.has(spec.status)) {
+			faults.push({
+				key: ['respond', outcome, 'body'],
+				message: `cannot be sent: an answer ${spec.status} has no body`,
+			});
+		}
+		const headers = Object.entries(spec.headers ?? {}).map(([name, value]) => [name.toLowerCase(), value]);
+		answers[outcome] = Object.freeze({
+			status: spec.status ?? null,
+			body: spec.body ?? null,
+			headers: Object.freeze(Object.fromEntries(headers)),
+		});
+	}
+	return Object.freeze(answers);
+}
+
+interface Path {
+	/** With a leading slash and without a trailing one. */
+	readonly text: string;
+	/** The names of its `:name` segments, in order. */
+	readonly names: readonly string[];
+}
+
+/** Reads a path of routes.yaml; gives a sentence when it is none. */
+function parsePath(written: string): Path | string {
+	const text = written.replace(/^\//, '').replace(/\/$/, '');
+	const shown = `path "${written}"`;
+	const odd = /[\s\p{Cc}?#%*{}<>\\]/u.exec(text)?.[0];
+	if (odd !== undefined) return `${shown} holds ${JSON.stringify(odd)}: ${pathRemedy(odd)}`;
+	const segments = text === '' ? [] : text.split('/');
+	if (segments.includes('')) return `${shown} has an empty part; write one slash between parts`;
+	if (segments.includes('.') || segments.includes('..')) {
+		return `${shown} has a part "." or "..", which clients take away before they send`;
+	}
+	if (segments[0] === '-')
+		return `${shown} is below /-/, where the listener's own endpoints are; choose another path`;
+	const names = segments.filter((segment) => segment.startsWith(':')).map((segment) => segment.slice(1));
+	for (const name of names) {
+		const refusal = refusedName(name);
+		if (refusal) return `${shown}: the parameter ":${name}" ${refusal}`;
+	}
+	const double = names.find((name, index) => names.indexOf(name) !== index);
+	if (double !== undefined) return `${shown} has the parameter ":${double}" twice`;
+	return { text: `/${segments.join('/')}`, names };
+}
+
+function pathRemedy(character: string): string {
+	if ('*{}<>'.includes(character)) return 'a part that callers choose is written :name';
+	if (character === '%') return 'write the character itself, callers may encode it';
+	if (character === '?' || character === '#') return 'a path ends before it; declare values under params';
+	return 'use letters, digits and - _ . ~ between slashes';
+}
+
+/** Two routes that would take the same requests. */
+export interface Clash {
+	/** The later one, which is left out of the table. */
+	readonly route: Route;
+	readonly other: Route;
+	/** The methods both take. */
+	readonly methods: readonly Method[];
+}
+
+export interface Match {
+	readonly route: Route;
+	/** The values of the path's `:name` segments, percent-decoded. Has no prototype. */
+	readonly segments: Readonly<Record<string, string>>;
+}
+
+/** A place in the tree of paths. A request walks it segment by segment, so ten routes or ten thousand take the same time. */
+class Place {
+	readonly literal = new Map<string, Place>();
+	parameter: Place | undefined;
+	readonly routes = new Map<Method, Route>();
+
+	/** The place of a path's next segment, made when it is not there yet. */
+	next(segment: string): Place {
+		if (segment.startsWith(':')) {
+			this.parameter ??= new Place();
+			return this.parameter;
+		}
+		const found = this.literal.get(segment) ?? new Place();
+		this.literal.set(segment, found);
+		return found;
+	}
+}
+
+interface Found {
+	readonly place: Place;
+	readonly values: readonly string[];
+}
+
+/** All routes, ready to be matched. */
+export class RouteTable {
+	/** In the order of routes.yaml. */
+	readonly routes: readonly Route[];
+	/** Routes that have a path and a method in common, as pairs; a table in use has none. */
+	readonly clashes: readonly Clash[];
+	readonly #root = new Place();
+
+	constructor(routes: readonly Route[]) {
+		this.routes = Object.freeze([...routes]);
+		const clashes = new Map<Route, Map<Route, Method[]>>();
+		for (const route of routes) {
+			let place = this.#root;
+			for (const segment of split(route.path)) place = place.next(segment);
+			for (const method of route.methods) {
+				const other = place.routes.get(method);
+				if (other === undefined) place.routes.set(method, route);
+				else if (other !== route) {
+					const pairs = clashes.get(route) ?? new Map<Route, Method[]>();
+					clashes.set(route, pairs.set(other, [...(pairs.get(other) ?? []), method]));
+				}
+			}
+		}
+		this.clashes = [...clashes].flatMap(([route, others]) =>
+			[...others].map(([other, methods]) => ({ route, other, methods })),
+		);
+	}
+
+	/**
+	 * The route for a request. A literal segment wins over a `:name`; one trailing slash is ignored; letters' case counts.
+	 * @param path as sent, without query, still percent-encoded
+	 * @throws BadRequest when the path is no text · NotFound · MethodNotAllowed
+	 */
+	match(method: string, path: string): Match {
+		const found = this.#find(path);
+		for (const { place, values } of found) {
+			const route = place.routes.get(method as Method);
+			if (route !== undefined) return { route, segments: named(route, values) };
+		}
+		const shown = path.length > 200 ? `${path.slice(0, 200)}…` : path;
+		if (found.length === 0) throw new NotFound(`there is no route ${shown}`);
+		const allowed = allowedAt(found);
+		throw new MethodNotAllowed(`${shown} takes ${allowed.join(', ')} and not ${method}`, allowed);
+	}
+
+	/** What `Allow` says for a path: its routes' methods, HEAD beside GET, and OPTIONS; empty when no route is there. */
+	allowed(path: string): readonly string[] {
+		return allowedAt(this.#find(path));
+	}
+
+	/** Every place that the path leads to, the one with the earliest literal segments first. */
+	#find(path: string): readonly Found[] {
+		const segments = split(path).map(decode);
+		const found: Found[] = [];
+		const walk = (place: Place, index: number, values: readonly string[]): void => {
+			const segment = segments[index];
+			if (segment === undefined) {
+				if (place.routes.size > 0) found.push({ place, values });
+				return;
+			}
+			const literal = place.literal.get(segment);
+			if (literal) walk(literal, index + 1, values);
+			if (place.parameter && segment !== '') walk(place.parameter, index + 1, [...values, segment]);
+		};
+		walk(this.#root, 0, []);
+		return found;
+	}
+}
+
+function split(path: string): readonly string[] {
+	const inner = path.replace(/^\//, '').replace(/\/$/, '');
+	return inner === '' ? [] : inner.split('/');
+}
+
+/** Decodes one segment. After splitting, so that `%2F` is a character of a value and never a border. */
+function decode(segment: string): string {
+	if (!/[%\P{ASCII}]/u.test(segment)) return segment;
+	let text: string | undefined;
+	try {
+		text = decodeURIComponent(segment);
+	} catch {
+		// Told below, together with what decodes but is no text.
+	}
+	// Node hands unencoded bytes on as Latin-1, so that `ü` sent raw would silently be two other letters.
+	if (text === undefined || /\P{ASCII}/u.test(segment)) {
+		throw new BadRequest('the path is not percent-encoded UTF-8; encode it as %C3%BC for ü');
+	}
+	if (text.includes('\0')) throw new BadRequest('the path contains a NUL character');
+	return text;
+}
+
+function named(route: Route, values: readonly string[]): Match['segments'] {
+	const segments: Record<string, string> = Object.create(null);
+	const names = split(route.path).filter((segment) => segment.startsWith(':'));
+	for (const [index, name] of names.entries()) segments[name.slice(1)] = values[index] ?? '';
+	return Object.freeze(segments);
+}
+
+function allowedAt(found: readonly Found[]): readonly string[] {
+	const taken = new Set(found.flatMap(({ place }) => [...place.routes.keys()]));
+	if (taken.size === 0) return [];
+	const sorted: string[] = methods.filter((method) => taken.has(method));
+	if (taken.has('GET')) sorted.splice(1, 0, 'HEAD');
+	return [...sorted, 'OPTIONS'];
+}
