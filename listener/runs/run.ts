@@ -1,21 +1,23 @@
 /**
  * A run is one piece of work that was promised to a caller. It holds its steps as they were decided when the delivery came
- * in; later changes of routes.yaml do not touch it. Only the queue changes its state, and only along `allowedChanges`.
+ * in; later changes of routes.yaml do not touch it. (While it waits, a run with `coalesce` may take over what a later
+ * delivery wants.) Only the queue changes its state, and only along `allowedChanges`.
  */
 
-import type { PlannedStep } from '../steps/step.ts'
+import { randomFillSync } from 'node:crypto';
+import type { PlannedStep } from '../steps/step.ts';
 
-export const runStates = ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const
+export const runStates = ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const;
 /** queued: written down, waiting. running: a runner has it. The other three are ends. */
-export type RunState = (typeof runStates)[number]
+export type RunState = (typeof runStates)[number];
 
-export const runReasons = ['exit', 'signal', 'timeout', 'spawn', 'lost', 'caller', 'superseded'] as const
+export const runReasons = ['exit', 'signal', 'timeout', 'spawn', 'lost', 'caller', 'superseded'] as const;
 /**
  * Why a run ended, beside its state: `exit` the command's exit status decided · `signal` a signal ended it · `timeout` its
  * time limit did · `spawn` the command could not be started · `lost` the listener died meanwhile and the run is not to be
  * run again · `caller` somebody cancelled it · `superseded` a later run took its place.
  */
-export type RunReason = (typeof runReasons)[number]
+export type RunReason = (typeof runReasons)[number];
 
 /** From which state a run may go to which. `running → queued` is a retry, or the start after a crash. */
 export const allowedChanges: Readonly<Record<RunState, readonly RunState[]>> = {
@@ -24,70 +26,111 @@ export const allowedChanges: Readonly<Record<RunState, readonly RunState[]>> = {
 	succeeded: [],
 	failed: [],
 	cancelled: [],
-}
+};
 
 /** True for the states that a run never leaves. */
 export function hasEnded(state: RunState): boolean {
-	return allowedChanges[state].length === 0
+	return allowedChanges[state].length === 0;
 }
 
 /** How runs of one group share it: see surface words `queue`, `coalesce`, `reject`, `parallel` in docs/runs.md. */
-export type WhenBusy = 'queue' | 'coalesce' | 'reject' | 'parallel'
+export type WhenBusy = 'queue' | 'coalesce' | 'reject' | 'parallel';
 
 /** What a run will do, decided at acceptance and kept with it. Plain data: it is stored as JSON. */
 export interface Plan {
-	readonly steps: readonly PlannedStep[]
+	readonly steps: readonly PlannedStep[];
 	/** Milliseconds for all steps together; then TERM. */
-	readonly timeout: number
+	readonly timeout: number;
 	/** Milliseconds from TERM to KILL. */
-	readonly killAfter: number
+	readonly killAfter: number;
 	/** Bytes of output kept: half from the beginning, half from the end. */
-	readonly maxOutput: number
+	readonly maxOutput: number;
 }
 
 /** A run that is to be written down. */
 export interface NewRun {
 	/** 26 letters and digits, sortable by time. */
-	readonly id: string
-	readonly route: string
+	readonly id: string;
+	readonly route: string;
 	/** Runs of one group never exceed `limit` at a time. */
-	readonly group: string
+	readonly group: string;
 	/** How many runs of the group may run at once; at least 1. Ignored for `parallel`. */
-	readonly limit: number
-	readonly whenBusy: WhenBusy
+	readonly limit: number;
+	readonly whenBusy: WhenBusy;
 	/** The delivery it came from. */
-	readonly delivery: string
+	readonly delivery: string;
+	/** That delivery's kind of event, such as `call`. */
+	readonly event: string;
+	/** The address of who sent it. */
+	readonly client: string;
 	/** The checked values, by parameter name. */
-	readonly parameters: Readonly<Record<string, string>>
-	readonly plan: Plan
+	readonly parameters: Readonly<Record<string, string>>;
+	readonly plan: Plan;
 	/** Bytes for the command's standard input; null for none. */
-	readonly stdin: Buffer | null
+	readonly stdin: Buffer | null;
 	/** Milliseconds since 1970. */
-	readonly acceptedAt: number
+	readonly acceptedAt: number;
 }
 
 /** How a run ended. */
 export interface Outcome {
-	readonly state: 'succeeded' | 'failed' | 'cancelled'
-	readonly reason: RunReason
+	readonly state: 'succeeded' | 'failed' | 'cancelled';
+	readonly reason: RunReason;
 	/** The exit status of the step that decided; null when there is none (signal, timeout, spawn). */
-	readonly exitCode: number | null
+	readonly exitCode: number | null;
 	/** `SIGTERM` and so on, when a signal ended it; else null. */
-	readonly signal: string | null
+	readonly signal: string | null;
 	/** One sentence for people, such as `step 1 (command) exited with 3`. Empty for plain success. */
-	readonly message: string
+	readonly message: string;
 }
 
-/** A run as it stands. */
-export interface Run extends NewRun {
+/** A run as it stands. Its standard input is not among it: that may be megabytes, and only who performs the run needs it. */
+export interface Run extends Omit<NewRun, 'stdin'> {
 	/** Rises by one with each run accepted; the order of the queue and of lists. */
-	readonly seq: number
-	readonly state: RunState
+	readonly seq: number;
+	readonly state: RunState;
 	/** How many times it was started. Fences: only the holder of the present attempt may settle it. */
-	readonly attempt: number
-	readonly startedAt: number | null
-	readonly endedAt: number | null
-	readonly outcome: Outcome | null
-	/** Bytes the steps wrote in all, also those that were cut. */
-	readonly outputSize: number
+	readonly attempt: number;
+	readonly startedAt: number | null;
+	readonly endedAt: number | null;
+	readonly outcome: Outcome | null;
+	/** Bytes the steps wrote in all, also those that were cut; 0 until it has ended. */
+	readonly outputSize: number;
+}
+
+/** A run that was just taken to be performed. */
+export interface ClaimedRun extends Run {
+	readonly stdin: Buffer | null;
+}
+
+// Crockford's alphabet without i, l, o and u: no two that look alike, and in the order of their codes, so that ids sort.
+const digits = '0123456789abcdefghjkmnpqrstvwxyz';
+
+/**
+ * Gives a maker of ids for runs and deliveries: 26 letters and digits, 48 bits of time and 80 random ones. Ids of one maker
+ * sort in the order they were made, also within a millisecond and when the clock steps back.
+ * @param now milliseconds since 1970
+ */
+export function idMaker(now: () => number = Date.now): () => string {
+	const random = new Uint8Array(16);
+	let lastTime = -1;
+	let timePart = '';
+	return () => {
+		const time = now();
+		if (time > lastTime) {
+			lastTime = time;
+			timePart = '';
+			for (let rest = time, i = 0; i < 10; i++, rest = Math.floor(rest / 32))
+				timePart = digits[rest % 32] + timePart;
+			randomFillSync(random);
+		} else {
+			// Adding one keeps the order. A carry past the first digit is as unlikely as guessing an id.
+			let i = 15;
+			do random[i] = (random[i]! + 1) & 31;
+			while (random[i] === 0 && --i >= 0);
+		}
+		let id = timePart;
+		for (let i = 0; i < 16; i++) id += digits[random[i]! & 31];
+		return id;
+	};
 }

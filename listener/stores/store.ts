@@ -3,47 +3,56 @@
  * means: on disk, to survive power loss. Time and fencing belong to the store, so that two engines agree on both.
  */
 
-import type { NewRun, Outcome, Run, RunState } from '../runs/run.ts'
+import type { ClaimedRun, NewRun, Outcome, Run, RunState } from '../runs/run.ts';
 
-/** What became of a run that was offered. `joined`: an earlier queued run of its group does its work (coalesce). */
+/**
+ * What became of a run that was offered. `joined` (coalesce): a queued run of the same group and route does its work; that
+ * one keeps its id and its place and takes over the newer delivery, parameters and plan, since the last push is the one
+ * that has to be deployed. `busy` (reject): the group has no room.
+ */
 export type Acceptance =
 	| { readonly kind: 'accepted'; readonly run: Run }
 	| { readonly kind: 'joined'; readonly run: Run }
-	| { readonly kind: 'busy'; readonly group: string }
+	| { readonly kind: 'busy'; readonly group: string };
 
 /** Which runs to list, newest first. */
 export interface RunFilter {
-	readonly route?: string
-	readonly state?: RunState
+	readonly route?: string;
+	readonly state?: RunState;
 	/** Only runs with a smaller `seq`; for the next page. */
-	readonly before?: number
+	readonly before?: number;
 	/** 1 to 200. */
-	readonly limit: number
+	readonly limit: number;
 }
 
 export interface Store {
 	/** Writes the runs down, all or none, in order, and decides by group who joins and who is refused. @throws StoreUnavailable */
-	accept(runs: readonly NewRun[]): Promise<readonly Acceptance[]>
-	/** Takes up to `limit` queued runs whose groups have room, oldest first, and marks them running with a new attempt. */
-	claim(limit: number): Promise<readonly Run[]>
+	accept(runs: readonly NewRun[]): Promise<readonly Acceptance[]>;
+	/**
+	 * Takes up to `limit` queued runs whose groups have room, oldest first, and marks them running with a new attempt. Within
+	 * a group the order is kept; a group without room delays no other. @throws StoreUnavailable
+	 */
+	claim(limit: number): Promise<readonly ClaimedRun[]>;
 	/** Ends a run. False when `attempt` is no longer the present one: then nothing was changed. @throws StoreUnavailable */
-	settle(id: string, attempt: number, outcome: Outcome, output: KeptOutput): Promise<boolean>
-	/** Ends a queued run that was never started. False when it is not queued any more. */
-	cancelQueued(id: string, outcome: Outcome): Promise<boolean>
+	settle(id: string, attempt: number, outcome: Outcome, output: KeptOutput): Promise<boolean>;
+	/** Puts a running run back into the queue, at its old place. False as with `settle`. @throws StoreUnavailable */
+	putBack(id: string, attempt: number): Promise<boolean>;
+	/** Ends a queued run. False when it is not queued any more. @throws StoreUnavailable */
+	cancelQueued(id: string, outcome: Outcome): Promise<boolean>;
 	/** Puts every run that is marked running back into the queue (nobody can be running it: a listener starts). Returns them. */
-	recover(): Promise<readonly Run[]>
-	get(id: string): Promise<Run | undefined>
-	list(filter: RunFilter): Promise<readonly Run[]>
-	/** Output that was kept with the row because it is short; null when the output is in a file, undefined for no such run. */
-	shortOutput(id: string): Promise<Buffer | null | undefined>
+	recover(): Promise<readonly Run[]>;
+	get(id: string): Promise<Run | undefined>;
+	list(filter: RunFilter): Promise<readonly Run[]>;
+	/** Output that was kept with the run because it is short; null when it is in a file or to come, undefined for no such run. */
+	shortOutput(id: string): Promise<Buffer | null | undefined>;
 	/** Runs queued and running now. */
-	counts(): Promise<{ readonly queued: number; readonly running: number }>
-	/** Writes out what is waiting and closes. Safe to call twice. */
-	close(): Promise<void>
+	counts(): Promise<{ readonly queued: number; readonly running: number }>;
+	/** Writes out what is waiting and closes; anything asked for later throws StoreUnavailable. Safe to call twice. */
+	close(): Promise<void>;
 }
 
 /** Output as settled: `short` is the whole of it when it stayed small, else null and it is in the run's file. */
 export interface KeptOutput {
-	readonly size: number
-	readonly short: Buffer | null
+	readonly size: number;
+	readonly short: Buffer | null;
 }

@@ -1,0 +1,646 @@
+/**
+ * The embedded store: one SQLite file in the state directory, held by one listener at a time.
+ *
+ * All changes asked for while the disk is busy, or within one turn of the event loop, go into one transaction and are made
+ * durable by one flush; then their promises resolve, in order. SQLite writes, and the thread pool flushes: a flush takes
+ * from 0.1 ms to tens of milliseconds, in which the event loop must go on serving.
+ *
+ * A queued run is `waiting` (its group is full) or `ready` (it holds one of its group's places and waits for a runner only).
+ * So claiming looks at ready runs alone, however many wait behind a busy group. How many places of a group are taken and how
+ * many wait is counted in memory, told from the file at open, and put right when a transaction fails.
+ */
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
+import { promisify } from 'node:util';
+import { StateError, StoreUnavailable } from '../errors.ts';
+import type { ClaimedRun, NewRun, Outcome, Run, RunReason, RunState, WhenBusy } from '../runs/run.ts';
+import type { Acceptance, KeptOutput, RunFilter, Store } from './store.ts';
+
+/** The file's layout; a listener refuses a newer one instead of guessing. */
+const schemaVersion = 1;
+
+/** States as stored. Ends come last: the partial indexes below tell open runs from ended ones by this order. */
+const code = { waiting: 0, ready: 1, running: 2, succeeded: 3, failed: 4, cancelled: 5 } as const;
+const stateNames: readonly RunState[] = ['queued', 'queued', 'running', 'succeeded', 'failed', 'cancelled'];
+const allCodes = Object.values(code);
+
+/**
+ * Standard input and short output have tables of their own, so that a change of state does not rewrite megabytes and a page of
+ * the history reads small rows. Indexes over ended runs are touched once in a run's life.
+ */
+const schema = `
+	CREATE TABLE runs (
+		seq INTEGER PRIMARY KEY,
+		id TEXT NOT NULL UNIQUE,
+		state INTEGER NOT NULL,
+		attempt INTEGER NOT NULL DEFAULT 0,
+		route TEXT NOT NULL,
+		grp TEXT NOT NULL,
+		places INTEGER NOT NULL,
+		when_busy TEXT NOT NULL,
+		accepted_at INTEGER NOT NULL,
+		started_at INTEGER,
+		ended_at INTEGER,
+		reason TEXT,
+		exit_code INTEGER,
+		signal TEXT,
+		message TEXT,
+		output_size INTEGER NOT NULL DEFAULT 0,
+		delivery TEXT NOT NULL,
+		event TEXT NOT NULL,
+		client TEXT NOT NULL,
+		parameters TEXT NOT NULL,
+		plan TEXT NOT NULL
+	) STRICT;
+	CREATE INDEX runs_open ON runs (state, seq) WHERE state <= ${code.running};
+	CREATE INDEX runs_waiting ON runs (grp, seq) WHERE state = ${code.waiting};
+	CREATE INDEX runs_joinable ON runs (grp, route) WHERE state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce';
+	CREATE INDEX runs_ended ON runs (state, seq) WHERE state >= ${code.succeeded};
+	CREATE INDEX runs_ended_by_route ON runs (route, state, seq) WHERE state >= ${code.succeeded};
+	CREATE TABLE inputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+	CREATE TABLE outputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+	PRAGMA user_version = ${schemaVersion};
+`;
+
+const columns =
+	'seq, id, state, attempt, route, grp, places, when_busy, accepted_at, started_at, ended_at, reason, exit_code, signal, ' +
+	'message, output_size, delivery, event, client, parameters, plan';
+
+interface Row {
+	seq: number;
+	id: string;
+	state: number;
+	attempt: number;
+	route: string;
+	grp: string;
+	places: number;
+	when_busy: WhenBusy;
+	accepted_at: number;
+	started_at: number | null;
+	ended_at: number | null;
+	reason: RunReason | null;
+	exit_code: number | null;
+	signal: string | null;
+	message: string | null;
+	output_size: number;
+	delivery: string;
+	event: string;
+	client: string;
+	parameters: string;
+	plan: string;
+}
+
+/** How full a group is: `taken` places (ready and running runs), and runs that wait for one. */
+interface Group {
+	taken: number;
+	waiting: number;
+}
+
+/** A change that waits for its transaction. */
+interface Change {
+	apply(): unknown;
+	resolve(value: unknown): void;
+	reject(error: unknown): void;
+}
+
+/**
+ * Pages in the write-ahead log before they are moved into the file, 4 KiB each. Moving blocks the event loop for about a
+ * millisecond per 1,000 pages; more pages would make a pause of it, fewer would write pages that change often again and again.
+ */
+const checkpointPages = 1000;
+
+const fdatasync = promisify(fs.fdatasync);
+
+export interface StoreOptions {
+	/** Milliseconds since 1970. */
+	readonly now?: () => number;
+}
+
+export class SqliteStore implements Store {
+	readonly #db: DatabaseSync;
+	readonly #sql: ReturnType<typeof prepare>;
+	readonly #now: () => number;
+	/** Descriptors for flushing only. */
+	readonly #fileFd: number;
+	readonly #logFd: number;
+
+	readonly #groups: Map<string, Group>;
+	#counts: { queued: number; running: number };
+	#nextSeq: number;
+	/** Groups as they were before the present transaction touched them. */
+	readonly #before = new Map<string, Group>();
+
+	/** What the present transaction has accepted: claimed at once, as runs mostly are, it need not be read back. */
+	readonly #fresh = new Map<number, NewRun>();
+
+	#commits = 0;
+
+	#waiting: Change[] = [];
+	#writing: Promise<void> | undefined;
+	#closed = false;
+
+	/**
+	 * Opens the store of a state directory, making both when they are missing.
+	 * @throws StateError when the directory cannot be written, another listener holds it, or the file is not ours to read
+	 */
+	static open(directory: string, options: StoreOptions = {}): SqliteStore {
+		const file = path.join(directory, 'runs.db');
+		const holder = path.join(directory, 'listener.pid');
+		let db: DatabaseSync | undefined;
+		try {
+			// What commands print and receive is nobody else's business.
+			fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+			db = new DatabaseSync(file, { timeout: 0 });
+			const store = new SqliteStore(db, file, options);
+			fs.writeFileSync(holder, `${process.pid}\n`);
+			return store;
+		} catch (error) {
+			if (db?.isOpen) db.close();
+			throw openError(error, directory, holder);
+		}
+	}
+
+	private constructor(db: DatabaseSync, file: string, { now = Date.now }: StoreOptions) {
+		this.#db = db;
+		this.#now = now;
+		// EXCLUSIVE keeps the lock from the first write until the process ends, however it ends, so a second listener is
+		// refused. NORMAL writes the log without flushing it: #flushed does that, outside the event loop.
+		db.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL');
+		db.exec('PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY');
+		db.exec('BEGIN IMMEDIATE');
+		const { user_version: version } = db.prepare('PRAGMA user_version').get() as { user_version: number };
+		if (version > schemaVersion)
+			throw new StateError(
+				`${file} was written by a newer version of puppet-webhook (layout ${version}, this one knows ${schemaVersion}); ` +
+					'install that version again, or give another --state directory',
+			);
+		if (version === 0) db.exec(schema);
+		// A write, so that the lock is taken and the log exists even when there was nothing to lay out.
+		else db.exec(`PRAGMA user_version = ${schemaVersion}`);
+		db.exec('COMMIT');
+
+		this.#sql = prepare(db);
+		this.#groups = new Map();
+		this.#counts = { queued: 0, running: 0 };
+		for (const row of db
+			.prepare(
+				`SELECT grp, state, count(*) AS n FROM runs WHERE state <= ${code.running} GROUP BY grp, state`,
+			)
+			.iterate()) {
+			const { grp, state, n } = row as { grp: string; state: number; n: number };
+			const group = this.#groups.get(grp) ?? { taken: 0, waiting: 0 };
+			this.#groups.set(grp, group);
+			group[state === code.waiting ? 'waiting' : 'taken'] += n;
+			this.#counts[state === code.running ? 'running' : 'queued'] += n;
+		}
+		this.#nextSeq = (
+			db.prepare('SELECT coalesce(max(seq), 0) + 1 AS next FROM runs').get() as { next: number }
+		).next;
+
+		this.#fileFd = fs.openSync(file, 'r+');
+		this.#logFd = fs.openSync(`${file}-wal`, 'r+');
+		const directory = fs.openSync(path.dirname(file), 'r');
+		for (const fd of [this.#fileFd, this.#logFd, directory]) fs.fsyncSync(fd);
+		fs.closeSync(directory);
+	}
+
+	accept(runs: readonly NewRun[]): Promise<readonly Acceptance[]> {
+		return this.#change(() => runs.map((run) => this.#accept(run)));
+	}
+
+	claim(limit: number): Promise<readonly ClaimedRun[]> {
+		return this.#change(() => {
+			const now = this.#now();
+			const seqs = this.#sql.ready.all(limit) as unknown as { seq: number }[];
+			for (const { seq } of seqs) this.#sql.claim.run(now, seq);
+			this.#counts.queued -= seqs.length;
+			this.#counts.running += seqs.length;
+			return seqs.map(({ seq }) => {
+				const fresh = this.#fresh.get(seq);
+				if (fresh !== undefined)
+					return { ...newRun(fresh, seq), state: 'running', attempt: 1, startedAt: now, stdin: fresh.stdin };
+				const run = toRun(this.#sql.bySeq.get(seq) as unknown as Row);
+				return { ...run, stdin: this.#bytes(this.#sql.input, seq) };
+			});
+		});
+	}
+
+	settle(id: string, attempt: number, outcome: Outcome, output: KeptOutput): Promise<boolean> {
+		return this.#change(() => {
+			const row = this.#sql.running.get(id, attempt) as { seq: number; grp: string } | undefined;
+			if (row === undefined) return false;
+			this.#sql.settle.run(...ending(outcome, this.#now()), output.size, row.seq);
+			if (output.short !== null && output.short.length > 0) this.#sql.putOutput.run(row.seq, output.short);
+			this.#counts.running--;
+			const group = this.#group(row.grp);
+			group.taken--;
+			this.#admit(row.grp, group);
+			return true;
+		});
+	}
+
+	putBack(id: string, attempt: number): Promise<boolean> {
+		return this.#change(() => {
+			// It keeps its place in the group, so nobody overtakes it.
+			if (this.#sql.putBack.run(id, attempt).changes === 0) return false;
+			this.#counts.running--;
+			this.#counts.queued++;
+			return true;
+		});
+	}
+
+	cancelQueued(id: string, outcome: Outcome): Promise<boolean> {
+		return this.#change(() => {
+			const row = this.#sql.byId.get(id) as unknown as Row | undefined;
+			if (row === undefined || row.state > code.ready) return false;
+			this.#sql.cancel.run(...ending(outcome, this.#now()), row.seq);
+			this.#counts.queued--;
+			const group = this.#group(row.grp);
+			group[row.state === code.waiting ? 'waiting' : 'taken']--;
+			this.#admit(row.grp, group);
+			return true;
+		});
+	}
+
+	recover(): Promise<readonly Run[]> {
+		return this.#change(() => {
+			const rows = this.#sql.recover.all() as unknown as Row[];
+			this.#counts.queued += rows.length;
+			this.#counts.running -= rows.length;
+			return rows.sort((a, b) => a.seq - b.seq).map(toRun);
+		});
+	}
+
+	async get(id: string): Promise<Run | undefined> {
+		const row = this.#read(() => this.#sql.byId.get(id)) as unknown as Row | undefined;
+		return row && toRun(row);
+	}
+
+	async list({ route, state, before = Number.MAX_SAFE_INTEGER, limit }: RunFilter): Promise<readonly Run[]> {
+		return this.#read(() => {
+			if (route === undefined && state === undefined)
+				return (this.#sql.newest.all(before, limit) as unknown as Row[]).map(toRun);
+			// Each state has its own stretch of an index: the newest of each are found without passing over the others.
+			const seqs = allCodes
+				.filter((each) => state === undefined || stateNames[each] === state)
+				.flatMap((each) =>
+					route === undefined
+						? this.#sql.newestOf[each]!.all(before, limit)
+						: this.#sql.newestOfRoute[each]!.all(route, before, limit),
+				)
+				.map((row) => row.seq as number);
+			seqs.sort((a, b) => b - a);
+			return seqs.slice(0, limit).map((seq) => toRun(this.#sql.bySeq.get(seq) as unknown as Row));
+		});
+	}
+
+	async shortOutput(id: string): Promise<Buffer | null | undefined> {
+		return this.#read(() => {
+			const row = this.#sql.byId.get(id) as unknown as Row | undefined;
+			if (row === undefined) return undefined;
+			if (row.state < code.succeeded) return null;
+			return row.output_size === 0 ? Buffer.alloc(0) : this.#bytes(this.#sql.output, row.seq);
+		});
+	}
+
+	async counts(): Promise<{ readonly queued: number; readonly running: number }> {
+		return { ...this.#counts };
+	}
+
+	async close(): Promise<void> {
+		if (this.#closed) return;
+		this.#closed = true;
+		while (this.#writing) await this.#writing;
+		this.#db.close();
+		// Not before: closing any descriptor of a file drops the locks this process holds on it.
+		fs.closeSync(this.#logFd);
+		fs.closeSync(this.#fileFd);
+	}
+
+	#accept(run: NewRun): Acceptance {
+		const group = this.#group(run.group);
+		const full = group.waiting > 0 || group.taken >= run.limit;
+		if (run.whenBusy === 'reject' && full) return { kind: 'busy', group: run.group };
+		if (run.whenBusy === 'coalesce' && group.waiting + group.taken > 0) {
+			const joined = this.#sql.joinable.get(run.group, run.route) as unknown as { seq: number } | undefined;
+			if (joined) return { kind: 'joined', run: this.#join(joined.seq, run) };
+		}
+		const waits = full && run.whenBusy !== 'parallel';
+		const seq = this.#nextSeq++;
+		this.#sql.insert.run(
+			seq,
+			run.id,
+			waits ? code.waiting : code.ready,
+			run.route,
+			run.group,
+			run.limit,
+			run.whenBusy,
+			run.acceptedAt,
+			run.delivery,
+			run.event,
+			run.client,
+			JSON.stringify(run.parameters),
+			JSON.stringify(run.plan),
+		);
+		if (run.stdin !== null) this.#sql.putInput.run(seq, run.stdin);
+		group[waits ? 'waiting' : 'taken']++;
+		this.#counts.queued++;
+		this.#fresh.set(seq, run);
+		return { kind: 'accepted', run: newRun(run, seq) };
+	}
+
+	/** Lets a queued run do the work of a newer one. */
+	#join(seq: number, run: NewRun): Run {
+		this.#fresh.delete(seq);
+		const { delivery, event, client, parameters, plan } = run;
+		const row = this.#sql.join.get(
+			delivery,
+			event,
+			client,
+			JSON.stringify(parameters),
+			JSON.stringify(plan),
+			seq,
+		);
+		if (run.stdin === null) this.#sql.dropInput.run(seq);
+		else this.#sql.putInput.run(seq, run.stdin);
+		return toRun(row as unknown as Row);
+	}
+
+	/** Gives free places of a group to those who wait, oldest first. */
+	#admit(name: string, group: Group): void {
+		while (group.waiting > 0) {
+			const next = this.#sql.firstWaiting.get(name) as unknown as { seq: number; places: number };
+			if (group.taken >= next.places) return;
+			this.#sql.admit.run(next.seq);
+			group.waiting--;
+			group.taken++;
+		}
+		if (group.taken === 0) this.#groups.delete(name);
+	}
+
+	/** A group to change within a transaction. */
+	#group(name: string): Group {
+		let group = this.#groups.get(name);
+		if (!this.#before.has(name)) this.#before.set(name, { taken: 0, waiting: 0, ...group });
+		if (group === undefined) {
+			group = { taken: 0, waiting: 0 };
+			this.#groups.set(name, group);
+		}
+		return group;
+	}
+
+	#bytes(statement: StatementSync, seq: number): Buffer | null {
+		const row = statement.get(seq) as { bytes: Uint8Array } | undefined;
+		return row === undefined
+			? null
+			: Buffer.from(row.bytes.buffer, row.bytes.byteOffset, row.bytes.byteLength);
+	}
+
+	#read<T>(reading: () => T): T {
+		if (this.#closed) throw closedError();
+		return reading();
+	}
+
+	#change<T>(apply: () => T): Promise<T> {
+		if (this.#closed) return Promise.reject(closedError());
+		return new Promise((resolve, reject) => {
+			this.#waiting.push({ apply, resolve: resolve as (value: unknown) => void, reject });
+			// The end of this turn: whatever else it brings goes into the same transaction.
+			this.#writing ??= new Promise((done) => setImmediate(() => done(this.#write())));
+		});
+	}
+
+	/** Writes until nothing waits. What is asked for during a flush makes up the next transaction. */
+	async #write(): Promise<void> {
+		while (this.#waiting.length > 0) {
+			const changes = this.#waiting;
+			this.#waiting = [];
+			const done = this.#commit(changes);
+			if (done.length === 0) continue;
+			await this.#flushed();
+			for (const { change, value } of done) change.resolve(value);
+		}
+		this.#writing = undefined;
+	}
+
+	/** Applies changes in one transaction. Gives those that are written; rejects the others. */
+	#commit(changes: readonly Change[]): { change: Change; value: unknown }[] {
+		const counts = this.#counts;
+		const nextSeq = this.#nextSeq;
+		this.#counts = { ...counts };
+		try {
+			this.#db.exec('BEGIN IMMEDIATE');
+			const done = changes.map((change) => ({ change, value: change.apply() }));
+			this.#db.exec('COMMIT');
+			this.#before.clear();
+			this.#fresh.clear();
+			return done;
+		} catch (error) {
+			// SQLite has rolled back by itself when the disk was full.
+			if (this.#db.isTransaction) this.#db.exec('ROLLBACK');
+			for (const [name, group] of this.#before) {
+				if (group.taken + group.waiting > 0) this.#groups.set(name, group);
+				else this.#groups.delete(name);
+			}
+			this.#before.clear();
+			this.#fresh.clear();
+			this.#counts = counts;
+			this.#nextSeq = nextSeq;
+			const unavailable = unavailableError(error);
+			if (unavailable === undefined && changes.length > 1)
+				// One of them is at fault; the others must not suffer for it.
+				return changes.flatMap((change) => this.#commit([change]));
+			for (const change of changes) change.reject(unavailable ?? error);
+			return [];
+		}
+	}
+
+	/** Resolves when all that is committed would survive power loss. Moves the log into the file when it has grown. */
+	async #flushed(): Promise<void> {
+		// A failure is caught by nobody and ends the process, which is meant: after a failed flush the kernel forgets the pages
+		// it could not write, so only what the next start reads from the disk can be trusted.
+		await fdatasync(this.#logFd);
+		if (++this.#commits % 16 !== 0) return;
+		const { log } = this.#sql.logSize.get() as unknown as { log: number };
+		if (log < checkpointPages) return;
+		// SQLite would flush the file while the event loop stands still. Told not to, it leaves that to us, which is safe as
+		// long as nothing is written meanwhile: only the next write begins to overwrite the log.
+		this.#db.exec('PRAGMA synchronous = OFF; PRAGMA wal_checkpoint(PASSIVE); PRAGMA synchronous = NORMAL');
+		await fdatasync(this.#fileFd);
+	}
+}
+
+function prepare(db: DatabaseSync) {
+	const open = `state <= ${code.running}`;
+	const ended = `state >= ${code.succeeded}`;
+	const ends =
+		'state = ?, reason = ?, exit_code = ?, signal = ?, message = ?, ended_at = max(?, coalesce(started_at, 0))';
+	const forEachState = (sql: (state: number, range: string) => string): Record<number, StatementSync> =>
+		Object.fromEntries(
+			allCodes.map((state) => [state, db.prepare(sql(state, state <= code.running ? open : ended))]),
+		);
+	// Where a partial index is to serve, its condition is repeated word for word: SQLite draws no conclusions here.
+	return {
+		insert: db.prepare(
+			'INSERT INTO runs (seq, id, state, route, grp, places, when_busy, accepted_at, delivery, event, client, parameters, plan) ' +
+				'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+		),
+		joinable: db.prepare(
+			`SELECT seq FROM runs WHERE grp = ? AND route = ? AND state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce'`,
+		),
+		join: db.prepare(
+			`UPDATE runs SET delivery = ?, event = ?, client = ?, parameters = ?, plan = ? WHERE seq = ? RETURNING ${columns}`,
+		),
+		ready: db.prepare(`SELECT seq FROM runs WHERE ${open} AND state = ${code.ready} ORDER BY seq LIMIT ?`),
+		claim: db.prepare(
+			`UPDATE runs SET state = ${code.running}, attempt = attempt + 1, started_at = ? WHERE seq = ?`,
+		),
+		running: db.prepare(`SELECT seq, grp FROM runs WHERE id = ? AND attempt = ? AND state = ${code.running}`),
+		settle: db.prepare(`UPDATE runs SET ${ends}, output_size = ? WHERE seq = ?`),
+		cancel: db.prepare(`UPDATE runs SET ${ends} WHERE seq = ?`),
+		putBack: db.prepare(
+			`UPDATE runs SET state = ${code.ready} WHERE id = ? AND attempt = ? AND state = ${code.running}`,
+		),
+		recover: db.prepare(
+			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} RETURNING ${columns}`,
+		),
+		firstWaiting: db.prepare(
+			`SELECT seq, places FROM runs WHERE state = ${code.waiting} AND grp = ? ORDER BY seq LIMIT 1`,
+		),
+		admit: db.prepare(`UPDATE runs SET state = ${code.ready} WHERE seq = ?`),
+		byId: db.prepare(`SELECT ${columns} FROM runs WHERE id = ?`),
+		bySeq: db.prepare(`SELECT ${columns} FROM runs WHERE seq = ?`),
+		newest: db.prepare(`SELECT ${columns} FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?`),
+		newestOf: forEachState(
+			(state, range) =>
+				`SELECT seq FROM runs WHERE ${range} AND state = ${state} AND seq < ? ORDER BY seq DESC LIMIT ?`,
+		),
+		newestOfRoute: forEachState(
+			(state, range) =>
+				`SELECT seq FROM runs WHERE ${range} AND route = ? AND state = ${state} AND seq < ? ORDER BY seq DESC LIMIT ?`,
+		),
+		input: db.prepare('SELECT bytes FROM inputs WHERE seq = ?'),
+		putInput: db.prepare('INSERT OR REPLACE INTO inputs (seq, bytes) VALUES (?, ?)'),
+		dropInput: db.prepare('DELETE FROM inputs WHERE seq = ?'),
+		output: db.prepare('SELECT bytes FROM outputs WHERE seq = ?'),
+		putOutput: db.prepare('INSERT OR REPLACE INTO outputs (seq, bytes) VALUES (?, ?)'),
+		logSize: db.prepare('PRAGMA wal_checkpoint(NOOP)'),
+	};
+}
+
+/** The values for `ends` in the statements above. */
+function ending(outcome: Outcome, now: number): SQLInputValue[] {
+	return [code[outcome.state], outcome.reason, outcome.exitCode, outcome.signal, outcome.message, now];
+}
+
+function newRun(run: NewRun, seq: number): Run {
+	const { stdin: _, ...rest } = run;
+	return {
+		...rest,
+		seq,
+		state: 'queued',
+		attempt: 0,
+		startedAt: null,
+		endedAt: null,
+		outcome: null,
+		outputSize: 0,
+	};
+}
+
+function toRun(row: Row): Run {
+	const state = stateNames[row.state]!;
+	const ended = row.state >= code.succeeded;
+	return {
+		id: row.id,
+		seq: row.seq,
+		route: row.route,
+		group: row.grp,
+		limit: row.places,
+		whenBusy: row.when_busy,
+		delivery: row.delivery,
+		event: row.event,
+		client: row.client,
+		parameters: JSON.parse(row.parameters),
+		plan: JSON.parse(row.plan),
+		acceptedAt: row.accepted_at,
+		state,
+		attempt: row.attempt,
+		startedAt: row.started_at,
+		endedAt: row.ended_at,
+		outcome: ended
+			? {
+					state: state as Outcome['state'],
+					reason: row.reason!,
+					exitCode: row.exit_code,
+					signal: row.signal,
+					message: row.message!,
+				}
+			: null,
+		outputSize: row.output_size,
+	};
+}
+
+/** SQLite's result codes that tell of the disk and not of a fault of ours, and what an operator calls them. */
+const troubles: Readonly<Record<number, string>> = {
+	5: 'held by another process',
+	7: 'out of memory',
+	8: 'read-only',
+	10: 'input/output error',
+	13: 'disk full',
+	14: 'cannot be opened',
+};
+
+function resultCode(error: unknown): number | undefined {
+	const extended = (error as { errcode?: unknown }).errcode;
+	// The low byte is the class, the rest the detail.
+	return typeof extended === 'number' ? extended & 0xff : undefined;
+}
+
+function unavailableError(error: unknown): StoreUnavailable | undefined {
+	const trouble = troubles[resultCode(error) ?? -1];
+	if (trouble === undefined) return undefined;
+	return new StoreUnavailable(
+		`the state directory takes nothing at the moment (${trouble}); nothing was started, try again later`,
+		{
+			cause: error,
+			headers: { 'Retry-After': '30' },
+		},
+	);
+}
+
+function closedError(): StoreUnavailable {
+	return new StoreUnavailable('the listener is stopping; nothing was started, try again later', {
+		headers: { 'Retry-After': '5' },
+	});
+}
+
+function openError(error: unknown, directory: string, holder: string): unknown {
+	if (error instanceof StateError) return error;
+	const { code: cause, message } = error as NodeJS.ErrnoException;
+	const result = resultCode(error);
+	const state = `state directory ${directory}`;
+	if (result === 5) {
+		const pid = fs.existsSync(holder) ? ` (process ${fs.readFileSync(holder, 'utf8').trim()})` : '';
+		return new StateError(
+			`${state} is held by another listener${pid}; stop that one, or give this one another --state`,
+			{
+				cause: error,
+			},
+		);
+	}
+	if (result === 11 || result === 26)
+		return new StateError(
+			`${state}: runs.db is damaged or not ours (${message}); move it away to start afresh, or restore it from a backup`,
+			{ cause: error },
+		);
+	if (cause === 'ENOSPC' || result === 13)
+		return new StateError(`${state}: the disk is full; make room and start again`, { cause: error });
+	if (typeof cause === 'string' && (cause !== 'ERR_SQLITE_ERROR' || troubles[result ?? -1] !== undefined))
+		return new StateError(
+			`${state} cannot be written (${message}); make it writable for user ${process.getuid?.() ?? ''}, or give another --state`,
+			{ cause: error },
+		);
+	return error;
+}

@@ -1,0 +1,618 @@
+/** The contract of stores/store.ts, for every engine: what `accept`, `claim` and `settle` promise, whatever keeps the runs. */
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { StateError, StoreUnavailable } from '../listener/errors.ts';
+import { idMaker, type NewRun, type Outcome, type WhenBusy } from '../listener/runs/run.ts';
+import { SqliteStore } from '../listener/stores/sqlite.ts';
+import type { Store } from '../listener/stores/store.ts';
+import { temporaryDirectory } from './helpers/listener.ts';
+
+/** An engine: opens the store of a directory, which may be opened again after it was closed. */
+const engines: Readonly<Record<string, (directory: string, now?: () => number) => Store>> = {
+	sqlite: (directory, now = Date.now) => SqliteStore.open(directory, { now }),
+};
+
+const newId = idMaker();
+
+function offer(given: Partial<NewRun> = {}): NewRun {
+	return {
+		id: newId(),
+		route: 'deploy',
+		group: 'deploy',
+		limit: 1,
+		whenBusy: 'queue',
+		delivery: newId(),
+		event: 'call',
+		client: '192.0.2.7',
+		parameters: { environment: 'qa', text: 'blank "quote" \n ü \u{1f600}' },
+		plan: {
+			steps: [{ kind: 'command' }],
+			timeout: 600_000,
+			killAfter: 10_000,
+			maxOutput: 1024,
+		},
+		stdin: null,
+		acceptedAt: Date.now(),
+		...given,
+	};
+}
+
+const success: Outcome = { state: 'succeeded', reason: 'exit', exitCode: 0, signal: null, message: '' };
+const failure: Outcome = {
+	state: 'failed',
+	reason: 'signal',
+	exitCode: null,
+	signal: 'SIGTERM',
+	message: 'ended by SIGTERM',
+};
+const cancelled: Outcome = {
+	state: 'cancelled',
+	reason: 'caller',
+	exitCode: null,
+	signal: null,
+	message: '',
+};
+const none = { size: 0, short: Buffer.alloc(0) };
+
+async function acceptOne(store: Store, given: Partial<NewRun> = {}) {
+	const [acceptance] = await store.accept([offer(given)]);
+	assert.ok(acceptance && acceptance.kind !== 'busy');
+	return acceptance.run;
+}
+
+const ids = (runs: readonly { id: string }[]) => runs.map((run) => run.id);
+
+for (const [engine, open] of Object.entries(engines)) {
+	const directory = () => temporaryDirectory('puppet-webhook-store-');
+	/** Runs a test on an empty store and closes it afterwards. */
+	const withStore = (title: string, body: (store: Store, directory: string) => Promise<void>) =>
+		test(`${engine}: ${title}`, async () => {
+			const dir = directory();
+			const store = open(dir);
+			try {
+				await body(store, dir);
+			} finally {
+				await store.close();
+			}
+		});
+
+	withStore('gives back a run exactly as it was offered', async (store) => {
+		const offered = offer({ stdin: Buffer.from([0, 255, 10]) });
+		const [acceptance] = await store.accept([offered]);
+		assert.equal(acceptance?.kind, 'accepted');
+		const { stdin, ...rest } = offered;
+		const expected = {
+			...rest,
+			seq: 1,
+			state: 'queued',
+			attempt: 0,
+			startedAt: null,
+			endedAt: null,
+			outcome: null,
+			outputSize: 0,
+		};
+		assert.deepEqual(acceptance.run, expected);
+		assert.deepEqual(await store.get(offered.id), expected);
+		const [claimed] = await store.claim(1);
+		assert.ok(claimed);
+		const { startedAt } = claimed;
+		assert.deepEqual(claimed, { ...expected, startedAt, state: 'running', attempt: 1, stdin });
+		assert.ok(startedAt !== null && startedAt >= offered.acceptedAt);
+	});
+
+	withStore('claims a run in the turn it is accepted, and gives the same as later', async (store) => {
+		const offered = offer({ stdin: Buffer.from('body') });
+		const accepting = store.accept([offered]);
+		const [claimed] = await store.claim(5);
+		await accepting;
+		assert.ok(claimed);
+		const { stdin, ...run } = claimed;
+		assert.deepEqual(stdin, offered.stdin);
+		assert.deepEqual(run, await store.get(offered.id));
+	});
+
+	test(`${engine}: has what it accepted after a crash`, async () => {
+		const dir = directory();
+		const store = open(dir);
+		const accepted = await acceptOne(store);
+		const settled = await acceptOne(store, { group: 'other' });
+		await store.claim(2);
+		await store.settle(settled.id, 1, failure, { size: 5, short: Buffer.from('bytes') });
+		// What a crash leaves is what the files hold now; the store that is still open never gets to tidy up in the copy.
+		const copy = directory();
+		fs.cpSync(dir, copy, { recursive: true });
+		await store.close();
+		const after = open(copy);
+		try {
+			assert.deepEqual(ids(await after.recover()), [accepted.id]);
+			const run = await after.get(settled.id);
+			assert.deepEqual(run?.outcome, failure);
+			assert.deepEqual(await after.shortOutput(settled.id), Buffer.from('bytes'));
+			assert.deepEqual(await after.counts(), { queued: 1, running: 0 });
+		} finally {
+			await after.close();
+		}
+	});
+
+	withStore('accepts several runs at once, in order', async (store) => {
+		const offers = [offer(), offer(), offer()];
+		const acceptances = await store.accept(offers);
+		assert.deepEqual(
+			acceptances.map((a) => a.kind === 'accepted' && [a.run.id, a.run.seq]),
+			offers.map((o, i) => [o.id, i + 1]),
+		);
+	});
+
+	withStore('accepts all or none', async (store) => {
+		const first = offer();
+		await assert.rejects(store.accept([first, offer({ id: first.id })]));
+		assert.equal(await store.get(first.id), undefined);
+		assert.deepEqual(await store.counts(), { queued: 0, running: 0 });
+		await acceptOne(store);
+		assert.equal((await store.claim(9)).length, 1, 'the group is not left full');
+	});
+
+	withStore('a faulty change does not touch its neighbours of the same turn', async (store) => {
+		const taken = await acceptOne(store);
+		const good = offer({ group: 'other' });
+		const results = await Promise.allSettled([store.accept([offer({ id: taken.id })]), store.accept([good])]);
+		assert.deepEqual(
+			results.map((r) => r.status),
+			['rejected', 'fulfilled'],
+		);
+		assert.ok(await store.get(good.id));
+	});
+
+	withStore('claims the oldest first, and never more than asked for', async (store) => {
+		const runs = [];
+		for (const group of ['a', 'b', 'c']) runs.push(await acceptOne(store, { group }));
+		assert.deepEqual(ids(await store.claim(2)), ids(runs.slice(0, 2)));
+		assert.deepEqual(ids(await store.claim(2)), ids(runs.slice(2)));
+		assert.deepEqual(await store.claim(2), []);
+	});
+
+	withStore('queue: runs of a group come one after another, in order', async (store) => {
+		const runs = [await acceptOne(store), await acceptOne(store), await acceptOne(store)];
+		for (const run of runs) {
+			assert.deepEqual(ids(await store.claim(9)), [run.id]);
+			assert.deepEqual(await store.claim(9), []);
+			assert.equal(await store.settle(run.id, 1, success, none), true);
+		}
+	});
+
+	withStore('a group takes as many at a time as its limit says', async (store) => {
+		for (let i = 0; i < 5; i++) await acceptOne(store, { limit: 3 });
+		const running = await store.claim(9);
+		assert.equal(running.length, 3);
+		await store.settle(running[1]!.id, 1, success, none);
+		assert.equal((await store.claim(9)).length, 1);
+	});
+
+	withStore('10,000 runs behind a busy group delay no other group', async (store) => {
+		await acceptOne(store, { group: 'busy' });
+		await store.claim(1);
+		await store.accept(Array.from({ length: 10_000 }, () => offer({ group: 'busy' })));
+		const other = await acceptOne(store, { group: 'other' });
+		assert.deepEqual(ids(await store.claim(9)), [other.id]);
+		assert.deepEqual(await store.counts(), { queued: 10_000, running: 2 });
+	});
+
+	withStore('coalesce: later runs join the one that waits, which takes over the newest', async (store) => {
+		const given = { whenBusy: 'coalesce' as const };
+		const running = await acceptOne(store, given);
+		await store.claim(1);
+		const waiting = await acceptOne(store, given);
+		const last = offer({ ...given, parameters: { commit: 'newest' }, stdin: Buffer.from('newest') });
+		const acceptances = await store.accept([offer({ ...given, stdin: Buffer.from('older') }), last]);
+		assert.deepEqual(
+			acceptances.map((a) => a.kind !== 'busy' && [a.kind, a.run.id, a.run.seq]),
+			[
+				['joined', waiting.id, waiting.seq],
+				['joined', waiting.id, waiting.seq],
+			],
+		);
+		assert.equal(await store.get(last.id), undefined);
+		await store.settle(running.id, 1, success, none);
+		const [claimed, ...rest] = await store.claim(9);
+		assert.deepEqual(rest, []);
+		assert.deepEqual(
+			[claimed?.id, claimed?.parameters, claimed?.delivery, claimed?.stdin?.toString()],
+			[waiting.id, { commit: 'newest' }, last.delivery, 'newest'],
+		);
+	});
+
+	withStore('coalesce: a run of another route is other work and joins nothing', async (store) => {
+		await acceptOne(store, { whenBusy: 'coalesce' });
+		const [other] = await store.accept([offer({ whenBusy: 'coalesce', route: 'restart' })]);
+		assert.equal(other?.kind, 'accepted');
+	});
+
+	withStore('coalesce: a run that was started before is joined no more', async (store) => {
+		const run = await acceptOne(store, { whenBusy: 'coalesce' });
+		await store.claim(1);
+		await store.putBack(run.id, 1);
+		const [later] = await store.accept([offer({ whenBusy: 'coalesce' })]);
+		assert.equal(later?.kind, 'accepted');
+	});
+
+	withStore('coalesce: input that was joined away is gone', async (store) => {
+		const first = await acceptOne(store, { whenBusy: 'coalesce', stdin: Buffer.from('old') });
+		await store.accept([offer({ whenBusy: 'coalesce' })]);
+		const [claimed] = await store.claim(1);
+		assert.deepEqual([claimed?.id, claimed?.stdin], [first.id, null]);
+	});
+
+	withStore('reject: says busy while the group is full and takes runs again afterwards', async (store) => {
+		const given = { whenBusy: 'reject' as const, group: 'g', limit: 2 };
+		const first = await acceptOne(store, given);
+		await acceptOne(store, given);
+		assert.deepEqual(await store.accept([offer(given)]), [{ kind: 'busy', group: 'g' }]);
+		await store.claim(9);
+		assert.deepEqual(await store.accept([offer(given)]), [{ kind: 'busy', group: 'g' }]);
+		await store.settle(first.id, 1, success, none);
+		assert.equal((await store.accept([offer(given)]))[0]?.kind, 'accepted');
+		assert.deepEqual(await store.counts(), { queued: 1, running: 1 });
+	});
+
+	withStore('parallel: waits for nobody, and others wait for it', async (store) => {
+		const given = { whenBusy: 'parallel' as const };
+		const runs = [
+			await acceptOne(store, given),
+			await acceptOne(store, given),
+			await acceptOne(store, given),
+		];
+		const queued = await acceptOne(store);
+		assert.deepEqual(ids(await store.claim(9)), ids(runs));
+		for (const run of runs) {
+			assert.deepEqual(await store.claim(9), []);
+			await store.settle(run.id, 1, success, none);
+		}
+		assert.deepEqual(ids(await store.claim(9)), [queued.id]);
+	});
+
+	withStore('settles a run once, and only for the holder of the present attempt', async (store) => {
+		const run = await acceptOne(store);
+		assert.equal(await store.settle(run.id, 0, success, none), false, 'it was not started yet');
+		await store.claim(1);
+		await store.putBack(run.id, 1);
+		await store.claim(1);
+		assert.equal(await store.settle(run.id, 1, success, none), false, 'the first attempt is over');
+		assert.equal((await store.get(run.id))?.state, 'running');
+		assert.equal(await store.settle(run.id, 2, failure, { size: 70_000, short: null }), true);
+		assert.equal(await store.settle(run.id, 2, success, none), false);
+		const ended = await store.get(run.id);
+		assert.deepEqual(
+			[ended?.state, ended?.outcome, ended?.attempt, ended?.outputSize],
+			['failed', failure, 2, 70_000],
+		);
+		assert.ok(ended!.endedAt! >= ended!.startedAt!);
+	});
+
+	test(`${engine}: a clock that steps back lets no run end before it began`, async () => {
+		let time = 2_000_000;
+		const store = open(directory(), () => time);
+		const run = await acceptOne(store);
+		await store.claim(1);
+		time -= 1_000_000;
+		await store.settle(run.id, 1, success, none);
+		const ended = await store.get(run.id);
+		assert.deepEqual([ended?.startedAt, ended?.endedAt], [2_000_000, 2_000_000]);
+		await store.close();
+	});
+
+	withStore('puts a run back at its old place', async (store) => {
+		const first = await acceptOne(store);
+		const second = await acceptOne(store);
+		await store.claim(1);
+		assert.equal(await store.putBack(first.id, 1), true);
+		assert.equal(await store.putBack(first.id, 1), false);
+		const [again] = await store.claim(9);
+		assert.deepEqual([again?.id, again?.attempt], [first.id, 2]);
+		await store.settle(first.id, 2, success, none);
+		assert.deepEqual(ids(await store.claim(9)), [second.id]);
+	});
+
+	withStore('cancels queued runs, and makes room for those behind', async (store) => {
+		const ready = await acceptOne(store);
+		const waiting = await acceptOne(store);
+		const last = await acceptOne(store);
+		assert.equal(await store.cancelQueued(waiting.id, cancelled), true);
+		assert.equal(await store.cancelQueued(waiting.id, cancelled), false);
+		assert.equal(await store.cancelQueued(ready.id, cancelled), true);
+		assert.deepEqual(ids(await store.claim(9)), [last.id]);
+		assert.equal(await store.cancelQueued(last.id, cancelled), false, 'it is running');
+		const run = await store.get(waiting.id);
+		assert.deepEqual([run?.state, run?.outcome, run?.startedAt], ['cancelled', cancelled, null]);
+		assert.ok(run!.endedAt !== null);
+		assert.equal(await store.cancelQueued('unknown', cancelled), false);
+	});
+
+	test(`${engine}: recovers every running run, in order and at its place`, async () => {
+		const dir = directory();
+		let store = open(dir);
+		const runs = [await acceptOne(store, { limit: 2 }), await acceptOne(store, { limit: 2 })];
+		const behind = await acceptOne(store, { limit: 2 });
+		await store.claim(9);
+		await store.close();
+		store = open(dir);
+		assert.deepEqual(await store.counts(), { queued: 1, running: 2 });
+		assert.deepEqual(ids(await store.recover()), ids(runs));
+		assert.deepEqual(await store.counts(), { queued: 3, running: 0 });
+		const again = await store.claim(9);
+		assert.deepEqual(
+			again.map((run) => [run.id, run.attempt]),
+			runs.map((run) => [run.id, 2]),
+		);
+		await store.settle(runs[0]!.id, 2, success, none);
+		assert.deepEqual(ids(await store.claim(9)), [behind.id]);
+		await store.close();
+	});
+
+	withStore('lists newest first, by route and state, page by page', async (store) => {
+		const runs = [];
+		for (let i = 0; i < 12; i++) {
+			runs.push(await acceptOne(store, { route: i % 2 === 0 ? 'even' : 'odd', group: `g${i}` }));
+		}
+		const claimed = await store.claim(8);
+		for (const [i, run] of claimed.slice(0, 6).entries()) {
+			await store.settle(run.id, 1, i % 3 === 0 ? failure : success, none);
+		}
+		const newest = ids(runs).reverse();
+		assert.deepEqual(ids(await store.list({ limit: 200 })), newest);
+		assert.deepEqual(ids(await store.list({ limit: 5 })), newest.slice(0, 5));
+		const [, , third] = await store.list({ limit: 3 });
+		assert.deepEqual(ids(await store.list({ limit: 4, before: third!.seq })), newest.slice(3, 7));
+		const even = newest.filter((_, i) => i % 2 === 1);
+		assert.deepEqual(ids(await store.list({ route: 'even', limit: 200 })), even);
+		assert.deepEqual(
+			ids(await store.list({ route: 'even', limit: 2, before: runs[8]!.seq })),
+			even.slice(2, 4),
+		);
+		const all = await store.list({ limit: 200 });
+		for (const state of ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const) {
+			assert.deepEqual(
+				ids(await store.list({ state, limit: 200 })),
+				ids(all.filter((r) => r.state === state)),
+			);
+			assert.deepEqual(
+				ids(await store.list({ state, route: 'odd', limit: 200 })),
+				ids(all.filter((r) => r.state === state && r.route === 'odd')),
+			);
+		}
+		assert.deepEqual(await store.list({ route: 'unknown', limit: 10 }), []);
+	});
+
+	withStore(
+		'keeps short output with the run, and tells when there is none or it is elsewhere',
+		async (store) => {
+			const [short, empty, long] = [
+				await acceptOne(store, { group: 'a' }),
+				await acceptOne(store, { group: 'b' }),
+				await acceptOne(store, { group: 'c' }),
+			];
+			assert.equal(await store.shortOutput(short.id), null, 'to come');
+			await store.claim(9);
+			const bytes = Buffer.from([0, 1, 255, 13, 10]);
+			await store.settle(short.id, 1, success, { size: bytes.length, short: bytes });
+			await store.settle(empty.id, 1, success, none);
+			await store.settle(long.id, 1, success, { size: 99_999, short: null });
+			assert.deepEqual(await store.shortOutput(short.id), bytes);
+			assert.deepEqual(await store.shortOutput(empty.id), Buffer.alloc(0));
+			assert.equal(await store.shortOutput(long.id), null);
+			assert.equal(await store.shortOutput('unknown'), undefined);
+		},
+	);
+
+	test(`${engine}: closing writes out what waits, may be repeated, and ends everything`, async () => {
+		const dir = directory();
+		const store = open(dir);
+		const offered = offer();
+		const accepting = store.accept([offered]);
+		await Promise.all([store.close(), store.close()]);
+		await accepting;
+		await assert.rejects(store.accept([offer()]), StoreUnavailable);
+		await assert.rejects(store.get(offered.id), StoreUnavailable);
+		const again = open(dir);
+		assert.ok(await again.get(offered.id));
+		await again.close();
+	});
+
+	test(`${engine}: follows the rules of groups as a simple model does`, async () => {
+		const whenBusy = fc.constantFrom<WhenBusy>('queue', 'coalesce', 'reject', 'parallel');
+		const accept = fc.record({
+			do: fc.constant('accept' as const),
+			group: fc.constantFrom('a', 'b'),
+			route: fc.constantFrom('r', 's'),
+			limit: fc.integer({ min: 1, max: 3 }),
+			whenBusy,
+		});
+		const other = fc.record({
+			do: fc.constantFrom('claim', 'settle', 'putBack', 'cancel', 'recover', 'reopen'),
+			n: fc.integer({ min: 0, max: 5 }),
+		});
+		const steps = fc.array(fc.oneof({ weight: 3, arbitrary: accept }, { weight: 4, arbitrary: other }), {
+			maxLength: 40,
+		});
+		await fc.assert(
+			fc.asyncProperty(steps, async (list) => {
+				const dir = directory();
+				let store = open(dir);
+				const model = new Model();
+				for (const step of list) {
+					if (step.do === 'accept') {
+						const run = offer(step);
+						const [acceptance] = await store.accept([run]);
+						assert.deepEqual(
+							acceptance!.kind === 'busy' ? ['busy'] : [acceptance!.kind, acceptance!.run.id],
+							model.accept(run),
+						);
+					} else if (step.do === 'claim') {
+						assert.deepEqual(ids(await store.claim(step.n)), model.claim(step.n));
+					} else if (step.do === 'recover') {
+						assert.deepEqual(ids(await store.recover()), model.recover());
+					} else if (step.do === 'reopen') {
+						await store.close();
+						store = open(dir);
+					} else {
+						const run = model.runs[step.n % Math.max(1, model.runs.length)];
+						if (run === undefined) continue;
+						const done =
+							step.do === 'settle'
+								? await store.settle(run.id, run.attempt, success, none)
+								: step.do === 'putBack'
+									? await store.putBack(run.id, run.attempt)
+									: await store.cancelQueued(run.id, cancelled);
+						assert.equal(done, model[step.do as 'settle' | 'putBack' | 'cancel'](run), step.do);
+					}
+					assert.deepEqual(await store.counts(), model.counts());
+				}
+				await store.close();
+			}),
+			{ numRuns: 60 },
+		);
+	});
+}
+
+/** The rules of groups, said as plainly as possible: everything is found by looking through a list. */
+class Model {
+	readonly runs: {
+		id: string;
+		group: string;
+		route: string;
+		limit: number;
+		whenBusy: WhenBusy;
+		attempt: number;
+		state: 'waiting' | 'ready' | 'running' | 'ended';
+	}[] = [];
+
+	accept(offered: NewRun): string[] {
+		const open = this.runs.filter((run) => run.group === offered.group && run.state !== 'ended');
+		const full = open.some((run) => run.state === 'waiting') || open.length >= offered.limit;
+		if (offered.whenBusy === 'reject' && full) return ['busy'];
+		if (offered.whenBusy === 'coalesce') {
+			const joined = open.find(
+				(run) =>
+					run.route === offered.route &&
+					run.whenBusy === 'coalesce' &&
+					run.state !== 'running' &&
+					run.attempt === 0,
+			);
+			if (joined) return ['joined', joined.id];
+		}
+		const state = full && offered.whenBusy !== 'parallel' ? 'waiting' : 'ready';
+		this.runs.push({ ...offered, attempt: 0, state });
+		return ['accepted', offered.id];
+	}
+
+	claim(limit: number): string[] {
+		const claimed = this.runs.filter((run) => run.state === 'ready').slice(0, limit);
+		for (const run of claimed) {
+			run.state = 'running';
+			run.attempt++;
+		}
+		return ids(claimed);
+	}
+
+	settle(run: Model['runs'][number]): boolean {
+		if (run.state !== 'running') return false;
+		this.#end(run);
+		return true;
+	}
+
+	cancel(run: Model['runs'][number]): boolean {
+		if (run.state !== 'ready' && run.state !== 'waiting') return false;
+		this.#end(run);
+		return true;
+	}
+
+	putBack(run: Model['runs'][number]): boolean {
+		if (run.state !== 'running') return false;
+		run.state = 'ready';
+		return true;
+	}
+
+	recover(): string[] {
+		const running = this.runs.filter((run) => run.state === 'running');
+		for (const run of running) run.state = 'ready';
+		return ids(running);
+	}
+
+	counts(): { queued: number; running: number } {
+		const running = this.runs.filter((run) => run.state === 'running').length;
+		const ended = this.runs.filter((run) => run.state === 'ended').length;
+		return { queued: this.runs.length - running - ended, running };
+	}
+
+	#end(ended: Model['runs'][number]): void {
+		ended.state = 'ended';
+		for (;;) {
+			const open = this.runs.filter((run) => run.group === ended.group && run.state !== 'ended');
+			const next = open.find((run) => run.state === 'waiting');
+			const taken = open.filter((run) => run.state !== 'waiting').length;
+			if (next === undefined || taken >= next.limit) return;
+			next.state = 'ready';
+		}
+	}
+}
+
+test('sqlite: a second listener on one state directory is refused, with the first one named', async () => {
+	const dir = temporaryDirectory();
+	const first = SqliteStore.open(dir);
+	assert.throws(() => SqliteStore.open(dir), {
+		name: 'StateError',
+		message: new RegExp(`held by another listener \\(process ${process.pid}\\).*--state`),
+	});
+	await acceptOne(first);
+	await first.close();
+	await SqliteStore.open(dir).close();
+});
+
+test('sqlite: refuses a file of a newer version, a damaged one, and a directory it cannot write', async () => {
+	const newer = temporaryDirectory();
+	await SqliteStore.open(newer).close();
+	const { DatabaseSync } = await import('node:sqlite');
+	const db = new DatabaseSync(path.join(newer, 'runs.db'));
+	db.exec('PRAGMA user_version = 99');
+	db.close();
+	assert.throws(() => SqliteStore.open(newer), { name: 'StateError', message: /newer version.*layout 99/ });
+
+	const damaged = temporaryDirectory();
+	fs.writeFileSync(path.join(damaged, 'runs.db'), 'this is no database, whatever its name says'.repeat(100));
+	assert.throws(() => SqliteStore.open(damaged), { name: 'StateError', message: /damaged or not ours/ });
+
+	const file = path.join(temporaryDirectory(), 'file');
+	fs.writeFileSync(file, '');
+	assert.throws(() => SqliteStore.open(path.join(file, 'state')), StateError);
+});
+
+test('sqlite: a disk that takes no more refuses runs, loses none, and works again when there is room', async () => {
+	const dir = temporaryDirectory();
+	const store = SqliteStore.open(dir);
+	const kept = await acceptOne(store);
+	const limitFiles = (bytes: string) => {
+		const { status, stderr } = spawnSync('prlimit', [`--pid=${process.pid}`, `--fsize=${bytes}:`]);
+		assert.equal(status, 0, String(stderr));
+	};
+	const refused = offer({ stdin: Buffer.alloc(300_000) });
+	limitFiles('100000');
+	try {
+		await assert.rejects(store.accept([refused]), StoreUnavailable);
+		assert.equal(await store.get(refused.id), undefined);
+		assert.deepEqual(await store.counts(), { queued: 1, running: 0 });
+	} finally {
+		limitFiles('unlimited');
+	}
+	await store.accept([refused]);
+	assert.deepEqual(ids(await store.claim(1)), [kept.id]);
+	await store.settle(kept.id, 1, success, none);
+	assert.deepEqual(ids(await store.claim(1)), [refused.id]);
+	await store.close();
+	const again = SqliteStore.open(dir);
+	assert.deepEqual(ids(await again.list({ limit: 10 })), [refused.id, kept.id]);
+	await again.close();
+});
