@@ -1,0 +1,226 @@
+/** The listener's own endpoints, below `/-/`: whether it is well, what its routes are, which runs there are, what they said. */
+
+import { Router } from '@koa/router';
+import type Koa from 'koa';
+import type { Context, Next } from 'koa';
+import { checkLocal } from '../auth/local.ts';
+import type { LiveConfig } from '../config/config.ts';
+import { BadParameters, ConfigError, MethodNotAllowed, NotFound, ShuttingDown } from '../errors.ts';
+import type { Route } from '../routes/route.ts';
+import type { Outputs } from '../runs/output.ts';
+import type { Queue } from '../runs/queue.ts';
+import { hasEnded, type Run, type RunState, runStates } from '../runs/run.ts';
+import type { RunFilter } from '../stores/store.ts';
+import { answerEmpty, answerJson, answerProblem, preferredForm, runJson } from './answers.ts';
+import { parsePairs } from './body.ts';
+import { clientOf } from './listening.ts';
+import { asEvents, asText, bytesOf, eventStreamType, plainTextType, sendStream } from './streams.ts';
+
+/** Runs on a page of `/-/runs` unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
+const pageSize = 50;
+const largestPage = 200;
+
+/** True for paths that are ours; every other one is the user's. */
+export function isOwnPath(path: string): boolean {
+	return path.startsWith('/-/') || path === '/-';
+}
+
+export interface AdminParts {
+	readonly config: LiveConfig;
+	readonly queue: Queue;
+	readonly outputs: Outputs;
+	/** Aborted when the listener is about to stop: who still follows is let go. */
+	readonly stopping: AbortSignal;
+	/** True once no more deliveries are taken. */
+	isDraining(): boolean;
+}
+
+/** Lets the application answer requests below `/-/`, which are all that may get this far. */
+export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isDraining }: AdminParts): void {
+	const router = new Router();
+
+	router.get('/-/healthy', (ctx) => answerJson(ctx, 200, { status: 'healthy' }));
+
+	router.get('/-/ready', (ctx) => {
+		if (isDraining()) throw new ShuttingDown('the listener is shutting down');
+		answerJson(ctx, 200, { status: 'ready' });
+	});
+
+	router.post('/-/reload', async (ctx) => {
+		try {
+			const { files, routes } = await config.reload();
+			answerJson(ctx, 200, { files, routes: routes.routes.length });
+		} catch (error) {
+			if (!(error instanceof ConfigError)) throw error;
+			const { code, message, faults } = error;
+			answerProblem(ctx, { status: 422, code, message, extension: { faults } });
+		}
+	});
+
+	router.get('/-/routes', (ctx) =>
+		answerJson(ctx, 200, { routes: config.current.routes.routes.map(routeJson) }),
+	);
+
+	router.get('/-/runs', async (ctx) => {
+		const filter = runFilter(queryOf(ctx));
+		const runs = await queue.list(filter);
+		const next = runs.length < filter.limit ? null : nextPage(filter, runs.at(-1));
+		answerJson(ctx, 200, { runs: runs.map(runJson), next });
+	});
+
+	router.get('/-/runs/:id', async (ctx) =>
+		answerJson(ctx, 200, runJson(await runNamed(ctx.params.id ?? ''))),
+	);
+
+	router.post('/-/runs/:id/cancel', async (ctx) => {
+		const { id } = await runNamed(ctx.params.id ?? '');
+		answerJson(ctx, 200, runJson(await queue.cancel(id)));
+	});
+
+	router.get('/-/runs/:id/output', async (ctx) => {
+		const run = await runNamed(ctx.params.id ?? '');
+		const query = queryOf(ctx);
+		const lastEvent = ctx.req.headers['last-event-id'];
+		const from =
+			read(
+				'from',
+				lastEvent === undefined ? query.from : String(lastEvent),
+				wholeNumber(0, Number.MAX_SAFE_INTEGER),
+				'is no offset in bytes',
+			) ?? 0;
+		const events = preferredForm(ctx) === 'events';
+		const follow = events || read('follow', query.follow, flag, 'is neither true nor false');
+		if (ctx.method === 'HEAD') return answerEmpty(ctx, 200);
+		// An EventSource reconnects when its stream has ended. 204 is the word to stop.
+		if (lastEvent !== undefined && hasEnded(run.state) && from >= run.outputSize) {
+			return answerEmpty(ctx, 204);
+		}
+
+		const leave = new AbortController();
+		ctx.res.once('close', () => leave.abort());
+		const signal = AbortSignal.any([leave.signal, stopping]);
+		const parts = follow ? outputs.follow(run.id, from, signal) : outputs.read(run.id, from);
+		if (events) {
+			await sendStream(
+				ctx,
+				eventStreamType,
+				asEvents(parts, () => runNamed(run.id)),
+			);
+		} else if (ctx.accepts('text/plain', 'application/octet-stream') === 'application/octet-stream') {
+			await sendStream(ctx, 'application/octet-stream', bytesOf(parts));
+		} else await sendStream(ctx, plainTextType, asText(parts));
+	});
+
+	async function runNamed(id: string): Promise<Run> {
+		const run = await queue.get(id);
+		if (run === undefined) throw new NotFound('there is no such run');
+		return run;
+	}
+
+	app.use(onlyLocal);
+	app.use(refuseOthers);
+	app.use(router.allowedMethods());
+	app.use(router.routes());
+}
+
+function onlyLocal(ctx: Context, next: Next): Promise<void> {
+	const caller = { headers: ctx.req.headers, client: clientOf(ctx.req) };
+	checkLocal(caller, 'the endpoints under /-/ answer programs of this host only');
+	return next();
+}
+
+/** Turns the router's bare statuses into errors that say what there is. */
+async function refuseOthers(ctx: Context, next: Next): Promise<void> {
+	await next();
+	if (ctx.status === 405 || ctx.status === 501) {
+		const allowed = ctx.response.get('Allow').split(', ').filter(Boolean);
+		if (allowed.length > 0) {
+			throw new MethodNotAllowed(`${ctx.path} takes ${allowed.join(', ')} and not ${ctx.method}`, allowed);
+		}
+	} else if (ctx.status !== 404 || ctx.body !== undefined) return;
+	throw new NotFound(`there is no endpoint ${ctx.path}`);
+}
+
+/** A route as `/-/routes` tells it: what callers need to know, and nothing of what it runs. */
+function routeJson(route: Route) {
+	return {
+		name: route.name,
+		path: route.path,
+		methods: route.methods,
+		description: route.description,
+		auth: route.auth.said ? 'none' : 'local',
+		wait: route.wait,
+		parameters: [...route.rules.values()].map(
+			({ name, description, required, type, default: value, pattern, enum: values }) => ({
+				name,
+				description,
+				required,
+				type,
+				default: value,
+				pattern,
+				enum: values,
+			}),
+		),
+	};
+}
+
+type Query = ReturnType<typeof parsePairs>;
+
+function queryOf(ctx: Context): Query {
+	return parsePairs(ctx.querystring, 'the query');
+}
+
+/** One key of the query, read; what is wrong with it comes out as the answer. */
+function read<Value>(
+	name: string,
+	given: Query[string] | undefined,
+	meaning: (text: string) => Value | undefined,
+	reason: string,
+) {
+	if (given === undefined) return undefined;
+	const value = typeof given === 'string' ? meaning(given) : undefined;
+	if (value === undefined) throw new BadParameters([{ parameter: name, reason }]);
+	return value;
+}
+
+function wholeNumber(least: number, most: number): (text: string) => number | undefined {
+	return (text) => {
+		const number = /^\d{1,15}$/.test(text) ? Number(text) : -1;
+		return number >= least && number <= most ? number : undefined;
+	};
+}
+
+const flag = (text: string): boolean | undefined =>
+	text === 'true' ? true : text === 'false' ? false : undefined;
+
+function runFilter({ route, state, before, limit }: Query): RunFilter {
+	const one = read('route', route, (text) => text, 'is given more than once');
+	const known = (text: string): RunState | undefined => runStates.find((name) => name === text);
+	const inState = read('state', state, known, `is none of ${runStates.join(', ')}`);
+	const last = read(
+		'before',
+		before,
+		wholeNumber(1, Number.MAX_SAFE_INTEGER),
+		'is no place in the list; take it from "next"',
+	);
+	const size = read(
+		'limit',
+		limit,
+		wholeNumber(1, largestPage),
+		`is no whole number from 1 to ${largestPage}`,
+	);
+	return {
+		...(one === undefined ? {} : { route: one }),
+		...(inState === undefined ? {} : { state: inState }),
+		...(last === undefined ? {} : { before: last }),
+		limit: size ?? pageSize,
+	};
+}
+
+/** The address of the runs that follow on the list. */
+function nextPage({ route, state, limit }: RunFilter, last: Run | undefined): string {
+	const query = new URLSearchParams({ limit: String(limit), before: String(last?.seq) });
+	if (route !== undefined) query.set('route', route);
+	if (state !== undefined) query.set('state', state);
+	return `/-/runs?${query}`;
+}

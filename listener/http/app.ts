@@ -1,0 +1,133 @@
+/** The HTTP side of the listener: one Koa application behind every address, and its beginning and end. */
+
+import Koa, { type Context } from 'koa';
+import type { LiveConfig } from '../config/config.ts';
+import { RequestTimeout, WebhookError } from '../errors.ts';
+import type { Log } from '../log.ts';
+import type { Outputs } from '../runs/output.ts';
+import type { Queue } from '../runs/queue.ts';
+import { idMaker } from '../runs/run.ts';
+import { isOwnPath, serveEndpoints } from './admin.ts';
+import { answerError } from './answers.ts';
+import { Disconnected } from './body.ts';
+import { Deliveries, type Entry } from './deliveries.ts';
+import { clientOf, Listening, type ListeningAddress } from './listening.ts';
+
+export interface ServerParts {
+	readonly config: LiveConfig;
+	readonly queue: Queue;
+	readonly outputs: Outputs;
+	readonly log: Log;
+}
+
+export interface Server {
+	/** Opens every address of `listen`. @throws ListenError, and then none is open */
+	listen(): Promise<readonly ListeningAddress[]>;
+	/**
+	 * Refuses deliveries with 503 and lets what runs, and who waits for it, come to an end. Endpoints go on answering.
+	 * @param ms how long at most
+	 */
+	drain(ms: number): Promise<void>;
+	/** Answers who still waits with what there is, and closes. Safe to call at any time, and twice. */
+	close(): Promise<void>;
+}
+
+/** Milliseconds that the last answers may take to leave at the end: they are written, and only have to be taken. */
+const farewell = 2000;
+
+/** Puts the HTTP side together; nothing is open before `listen`. */
+export function createServer({ config, queue, outputs, log }: ServerParts): Server {
+	const stopping = new AbortController();
+	const newId = idMaker();
+	let draining = false;
+	const deliveries = new Deliveries(config, queue, outputs, stopping.signal);
+
+	const app = new Koa();
+	app.use(async (ctx, next) => {
+		const entry = entryOf(ctx, newId());
+		const own = isOwnPath(entry.path);
+		try {
+			await (own ? next() : deliveries.receive(ctx, entry));
+		} catch (error) {
+			answerFailure(ctx, error, entry, log);
+		}
+		if (draining || stopping.signal.aborted) ctx.set('Connection', 'close');
+		// The rest of a body that was refused is thrown away, so that its sender gets to reading the answer.
+		if (!ctx.req.complete) ctx.req.resume();
+		if (own) logEndpoint(ctx, entry, log);
+		else logDelivery(ctx, entry, log);
+	});
+	serveEndpoints(app, { config, queue, outputs, stopping: stopping.signal, isDraining: () => draining });
+	// What goes wrong once an answer has begun: its reader went away, mostly.
+	app.on('error', (error: Error) => log.debug('an answer was cut off', { error: error.message }));
+
+	let listening: Listening | undefined;
+	return {
+		async listen() {
+			const { listen } = config.current;
+			listening = new Listening(listen, app.callback(), log);
+			return listening.open();
+		},
+		async drain(ms) {
+			draining = true;
+			await queue.drain(ms);
+		},
+		async close() {
+			draining = true;
+			stopping.abort();
+			await listening?.close(farewell);
+		},
+	};
+}
+
+/** Takes the request line apart. A proxy's absolute form (`GET http://host/path`) counts as its path. */
+function entryOf(ctx: Context, id: string): Entry {
+	const url = ctx.url.startsWith('/') ? ctx.url : ctx.url.replace(/^https?:\/\/[^/?]*/i, '');
+	const mark = url.indexOf('?');
+	return {
+		id,
+		receivedAt: Date.now(),
+		path: mark < 0 ? url : url.slice(0, mark),
+		query: mark < 0 ? '' : url.slice(mark + 1),
+	};
+}
+
+function answerFailure(ctx: Context, error: unknown, entry: Entry, log: Log): void {
+	if (error instanceof Disconnected || ctx.headerSent) {
+		ctx.respond = false;
+		ctx.res.destroy();
+		entry.reason = (error as Error).message;
+		return;
+	}
+	// Its body is still on the way, for who knows how long.
+	if (error instanceof RequestTimeout) ctx.set('Connection', 'close');
+	if (error instanceof WebhookError && error.expose) entry.reason = error.message;
+	answerError(ctx, error, entry.id, log);
+}
+
+/** One line a delivery. The path is cut, as it is the caller's to fill; neither query, header nor body is shown. */
+function logDelivery(ctx: Context, entry: Entry, log: Log): void {
+	log.info('delivery', {
+		delivery: entry.id,
+		route: entry.route,
+		method: ctx.method,
+		path: entry.path.slice(0, 200),
+		status: ctx.res.statusCode,
+		ms: Date.now() - entry.receivedAt,
+		client: clientOf(ctx.req).ip,
+		runs: entry.runs,
+		reason: entry.reason,
+	});
+}
+
+/** Whoever polls the endpoints does so often, so this is for whoever looks for it. */
+function logEndpoint(ctx: Context, entry: Entry, log: Log): void {
+	log.debug('endpoint', {
+		method: ctx.method,
+		path: entry.path.slice(0, 200),
+		status: ctx.res.statusCode,
+		ms: Date.now() - entry.receivedAt,
+		client: clientOf(ctx.req).ip,
+		reason: entry.reason,
+	});
+}

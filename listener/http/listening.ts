@@ -1,0 +1,250 @@
+/**
+ * Where the listener listens: TCP addresses and unix sockets, plain or TLS, all or none. Every limit that keeps one caller
+ * from harming the others, and that Node can enforce below a request, is set here.
+ */
+
+import fs from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import net, { type AddressInfo, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { Listen } from '../config/config.ts';
+import type { Client } from '../delivery.ts';
+import { ListenError } from '../errors.ts';
+import type { Log } from '../log.ts';
+import { problemJson, problemType } from './answers.ts';
+import { followCertificate, readCertificate } from './tls.ts';
+
+/** Where one of the servers answers. */
+export interface ListeningAddress {
+	/** As the log shows it: `127.0.0.1:6969`, `[::]:6969`, `unix:/run/x.sock`. */
+	readonly address: string;
+	/** What to call: for "every address" that of this host. A unix socket has its address. */
+	readonly url: string;
+}
+
+/** Bytes of a request's line and header together: Node's own limit, said here because it is one of the promises. */
+const maxHeader = 16 * 1024;
+
+/**
+ * Milliseconds that a connection may stay open without a request. Proxies keep theirs for 60 s (nginx, AWS); being the first
+ * to close would make them send requests into a closing connection and answer 502.
+ */
+const keepAlive = 65_000;
+
+/**
+ * Connections of one address at a time; further ones are closed at once. One costs about 20 KB when idle, so this bounds
+ * memory at 200 MB, and leaves files free for output out of the usual 524,288.
+ */
+const maxConnections = 10_000;
+
+/** Milliseconds of silence after which the system asks whether a peer is still there; waiting callers say nothing for long. */
+const probeAfter = 60_000;
+
+/** What is known of an open connection. */
+interface Connection {
+	readonly client: Client;
+	/** The answer to the latest request on it. */
+	response: http.ServerResponse | undefined;
+}
+
+const connections = new WeakMap<Duplex, Connection>();
+
+/** Who is at the other end of a request's connection. */
+export function clientOf(request: http.IncomingMessage): Client {
+	return connections.get(request.socket)?.client ?? nobody;
+}
+
+/** A peer that was gone before its address could be read. */
+const nobody: Client = Object.freeze({ ip: 'unknown', loopback: false });
+const onUnixSocket: Client = Object.freeze({ ip: 'unix', loopback: true });
+
+function clientAt(socket: Socket): Client {
+	const peer = socket.remoteAddress;
+	if (peer === undefined) return nobody;
+	// What an IPv4 peer looks like to a dual-stack socket.
+	const ip = peer.startsWith('::ffff:') && peer.includes('.') ? peer.slice('::ffff:'.length) : peer;
+	return Object.freeze({ ip, loopback: ip === '::1' || (net.isIPv4(ip) && ip.startsWith('127.')) });
+}
+
+/** All the servers of a listener, which answer alike. */
+export class Listening {
+	readonly #listen: Listen;
+	readonly #handle: http.RequestListener;
+	readonly #log: Log;
+	readonly #servers: http.Server[] = [];
+	#unfollow = () => {};
+
+	constructor(listen: Listen, handle: http.RequestListener, log: Log) {
+		this.#listen = listen;
+		this.#handle = handle;
+		this.#log = log;
+	}
+
+	/** Opens every address. @throws ListenError; then none is open */
+	async open(): Promise<readonly ListeningAddress[]> {
+		const { address: addresses, tls } = this.#listen;
+		const certificate = tls && readCertificate(tls);
+		const opened: ListeningAddress[] = [];
+		try {
+			for (const address of addresses) {
+				const server = this.#server(certificate, address.startsWith('unix:'));
+				this.#servers.push(server);
+				opened.push(await this.#open(server, address));
+			}
+		} catch (error) {
+			await this.close(0);
+			throw error;
+		}
+		if (tls) this.#unfollow = followCertificate(tls, this.#servers as https.Server[], this.#log);
+		return opened;
+	}
+
+	/**
+	 * Takes no further connections, closes those that are idle, and gives the others time to get their answers.
+	 * @param patience milliseconds; then what is left is cut off
+	 */
+	async close(patience: number): Promise<void> {
+		this.#unfollow();
+		const servers = this.#servers.splice(0).filter((server) => server.listening);
+		const closed = Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+		// A connection is idle only once its answer is sent, so one look at the beginning is not enough.
+		const idle = setInterval(() => {
+			for (const server of servers) server.closeIdleConnections();
+		}, 20);
+		const late = setTimeout(() => {
+			for (const server of servers) server.closeAllConnections();
+		}, patience);
+		await closed;
+		clearInterval(idle);
+		clearTimeout(late);
+	}
+
+	#server(certificate: ReturnType<typeof readCertificate> | undefined, unix: boolean): http.Server {
+		const { header_timeout: header, body_timeout: body } = this.#listen;
+		const options: http.ServerOptions = {
+			maxHeaderSize: maxHeader,
+			headersTimeout: header,
+			// Bodies have a time limit of their own, which answers better; this ends connections whose rest nobody reads.
+			requestTimeout: header + body + 1000,
+			// How late the two above may be noticed.
+			connectionsCheckingInterval: Math.min(1000, Math.ceil(header / 4)),
+			keepAliveTimeout: keepAlive,
+			keepAlive: true,
+			keepAliveInitialDelay: probeAfter,
+			noDelay: true,
+		};
+		const server = certificate
+			? https.createServer({ ...options, ...certificate, handshakeTimeout: header })
+			: http.createServer(options);
+		server.maxConnections = maxConnections;
+		server.on(certificate ? 'secureConnection' : 'connection', (socket: Socket) => {
+			connections.set(socket, { client: unix ? onUnixSocket : clientAt(socket), response: undefined });
+		});
+		const handle = (request: http.IncomingMessage, response: http.ServerResponse) => {
+			const connection = connections.get(request.socket);
+			if (connection) connection.response = response;
+			this.#handle(request, response);
+		};
+		server.on('request', handle);
+		// Whoever waits for "100 Continue" gets it when, and only if, its body is going to be read.
+		server.on('checkContinue', handle);
+		server.on('clientError', refuse);
+		return server;
+	}
+
+	async #open(server: http.Server, address: string): Promise<ListeningAddress> {
+		const { port, tls } = this.#listen;
+		const path = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;
+		if (path !== undefined) await removeStaleSocket(path);
+		// A socket may be written by its owner and group, such as a web server's, and by nobody else, from its first moment.
+		const umask = path === undefined ? undefined : process.umask(0o117);
+		try {
+			// `::` would take IPv4's "every address" as well, which the list has as an entry of its own.
+			const ipv6Only = address === '::' && this.#listen.address.includes('0.0.0.0');
+			server.listen(path === undefined ? { host: address, port, ipv6Only } : { path });
+		} finally {
+			if (umask !== undefined) process.umask(umask);
+		}
+		await new Promise<void>((resolve, reject) => {
+			server.once('listening', resolve);
+			server.once('error', (error) => reject(cannotListen(error, address, port)));
+		});
+		if (path !== undefined) return { address, url: address };
+		const { port: actual } = server.address() as AddressInfo;
+		const shown = net.isIPv6(address) ? `[${address}]` : address;
+		const callable = address === '::' ? '[::1]' : address === '0.0.0.0' ? '127.0.0.1' : shown;
+		return { address: `${shown}:${actual}`, url: `${tls ? 'https' : 'http'}://${callable}:${actual}` };
+	}
+}
+
+/** Removes the socket file that a listener left behind which could not tidy up. @throws ListenError when it is in use */
+async function removeStaleSocket(path: string): Promise<void> {
+	const found = fs.lstatSync(path, { throwIfNoEntry: false });
+	if (found === undefined) return;
+	if (!found.isSocket()) {
+		throw new ListenError(
+			`cannot listen on unix:${path}: there is a file that is no socket; choose another path`,
+		);
+	}
+	const answers = await new Promise<boolean>((resolve) => {
+		const probe = net.connect(path);
+		probe.once('connect', () => resolve(true));
+		probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
+		probe.once('connect', () => probe.destroy());
+	});
+	if (answers) throw cannotListen({ code: 'EADDRINUSE' } as NodeJS.ErrnoException, `unix:${path}`, 0);
+	fs.unlinkSync(path);
+}
+
+function cannotListen(error: NodeJS.ErrnoException, address: string, port: number): ListenError {
+	const place = address.startsWith('unix:') ? address : `${address} port ${port}`;
+	const remedies: Record<string, string> = {
+		EADDRINUSE: `another program listens there${address.startsWith('unix:') ? '' : ` (\`ss -ltnp sport = :${port}\` names it)`}; stop it, or set listen.${address.startsWith('unix:') ? 'address' : 'port'}`,
+		EACCES: address.startsWith('unix:')
+			? 'the directory may not be written by the user the listener runs as'
+			: 'ports below 1024 need a privilege (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE); grant it, or set listen.port',
+		EADDRNOTAVAIL: 'this host has no such address; set listen.address to one it has, or to "::" for all',
+		EAFNOSUPPORT: 'this host has no IPv6; set listen.address to an IPv4 address, 0.0.0.0 for all',
+		ENOENT: 'the directory does not exist; create it, or set listen.address',
+	};
+	const remedy = remedies[error.code ?? ''] ?? error.message;
+	return new ListenError(`cannot listen on ${place}: ${remedy}`, { cause: error });
+}
+
+/** Answers what never became a request: a header that is broken, too large or too slow. */
+function refuse(error: NodeJS.ErrnoException, socket: Duplex): void {
+	const response = connections.get(socket)?.response;
+	const answering = response?.headersSent && !response.writableFinished;
+	if (error.code === 'ECONNRESET' || !socket.writable || answering) {
+		socket.destroy();
+		return;
+	}
+	const [status, code, message] = refusals[error.code ?? ''] ?? malformed;
+	const body = problemJson({ status, code, message });
+	socket.end(
+		`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nContent-Type: ${problemType}\r\n` +
+			`Content-Length: ${Buffer.byteLength(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n${body}`,
+	);
+}
+
+type Refusal = readonly [status: number, code: string, message: string];
+const malformed: Refusal = [400, 'ERR_BAD_REQUEST', 'the request is not valid HTTP'];
+const refusals: Readonly<Record<string, Refusal>> = {
+	HPE_HEADER_OVERFLOW: [
+		431,
+		'ERR_HEADER_TOO_LARGE',
+		`path and header are larger than ${maxHeader} bytes together`,
+	],
+	HPE_INVALID_CONTENT_LENGTH: [400, 'ERR_BAD_REQUEST', 'Content-Length is not a number'],
+	HPE_CHUNK_EXTENSIONS_OVERFLOW: [
+		413,
+		'ERR_BODY_TOO_LARGE',
+		'the chunk extensions of the body are too large',
+	],
+	ERR_HTTP_REQUEST_TIMEOUT: [
+		408,
+		'ERR_REQUEST_TIMEOUT',
+		'the request did not arrive in time (listen.header_timeout)',
+	],
+};

@@ -1,0 +1,173 @@
+/**
+ * Output of a run as it comes: bare text for people (`curl -N`), an event stream for programs. Whoever follows gets no more
+ * than he takes; a run never waits for its followers.
+ */
+
+import type { ServerResponse } from 'node:http';
+import { StringDecoder } from 'node:string_decoder';
+import type { Context } from 'koa';
+import type { OutputPart, Outputs } from '../runs/output.ts';
+import type { Run } from '../runs/run.ts';
+import { type OutputText, runJson, runUrl } from './answers.ts';
+
+/** Milliseconds between signs of life on an event stream: proxies cut connections that are silent for 60 s. */
+const signOfLifeEvery = 20_000;
+
+/** Milliseconds after which a reader that takes nothing is given up, and its connection with it. */
+const patience = 60_000;
+
+/** Bytes after which a line that does not end is told all the same. */
+const longestLine = 64 * 1024;
+
+type Parts = AsyncIterable<OutputPart>;
+
+/**
+ * Sends pieces as they come, until they end or `signal` aborts.
+ * @param type the Content-Type; an event stream gets signs of life
+ */
+export async function sendStream(
+	ctx: Context,
+	type: string,
+	pieces: AsyncIterable<string | Buffer>,
+): Promise<void> {
+	const { res } = ctx;
+	ctx.respond = false;
+	res.writeHead(200, {
+		'Content-Type': type,
+		'Cache-Control': 'no-store',
+		'X-Content-Type-Options': 'nosniff',
+		// nginx collects answers before it passes them on, unless told not to.
+		'X-Accel-Buffering': 'no',
+	});
+	res.flushHeaders();
+	const alive = type === eventStreamType ? setInterval(() => res.write(':\n\n'), signOfLifeEvery) : undefined;
+	try {
+		for await (const piece of pieces) {
+			if (piece.length > 0 && !res.write(piece)) await drained(res);
+			if (res.destroyed) return;
+		}
+		res.end();
+	} catch (error) {
+		// The header is out, so a cut connection is the only way left to say that this is not all.
+		res.destroy();
+		throw error;
+	} finally {
+		clearInterval(alive);
+	}
+}
+
+export const eventStreamType = 'text/event-stream';
+export const plainTextType = 'text/plain; charset=utf-8';
+
+function drained(res: ServerResponse): Promise<void> {
+	return new Promise((resolve) => {
+		const done = () => {
+			clearTimeout(late);
+			res.off('drain', done).off('close', done);
+			resolve();
+		};
+		const late = setTimeout(() => res.destroy(), patience);
+		res.on('drain', done).on('close', done);
+	});
+}
+
+/** Output as text. A character is never torn; what is no UTF-8 becomes U+FFFD; a cut is said on a line of its own. */
+export async function* asText(parts: Parts): AsyncGenerator<string> {
+	const decoder = new StringDecoder('utf8');
+	for await (const part of parts) {
+		if (part.cut) yield `${decoder.end()}\n${cutLine(part.cut)}\n`;
+		yield decoder.write(part.bytes);
+	}
+	yield decoder.end();
+}
+
+function cutLine({ from, to }: { readonly from: number; readonly to: number }): string {
+	return `[… ${to - from} bytes were not kept …]`;
+}
+
+/** Output as it was written, byte for byte; a cut leaves no trace in it. */
+export async function* bytesOf(parts: Parts): AsyncGenerator<Buffer> {
+	for await (const part of parts) yield part.bytes;
+}
+
+/** The same as text, and what became of the run at the end, as a line of its own unless it succeeded. */
+export async function* asTextWithEnd(parts: Parts, end: () => Promise<Run>): AsyncGenerator<string> {
+	let last = '\n';
+	for await (const text of asText(parts)) {
+		if (text !== '') last = text;
+		yield text;
+	}
+	const line = endLine(await end());
+	if (line !== '') yield `${last.endsWith('\n') ? '' : '\n'}${line}\n`;
+}
+
+/** What follows the output for a reader who sees no status. */
+function endLine(run: Run): string {
+	switch (run.state) {
+		case 'succeeded':
+			return '';
+		case 'failed':
+			return `Run failed: ${run.outcome?.message}`;
+		case 'cancelled':
+			return `Run cancelled: ${run.outcome?.message}`;
+		default:
+			return `Run goes on: ${runUrl(run.id)}`;
+	}
+}
+
+/**
+ * Output as events: `output`, a line each, whose id is the offset behind it; at the end `run`, the run as JSON. A browser that
+ * lost its connection sends the last id back and misses nothing.
+ */
+export async function* asEvents(parts: Parts, end: () => Promise<Run>): AsyncGenerator<string> {
+	let rest: Buffer = Buffer.alloc(0);
+	let offset = 0;
+	for await (const part of parts) {
+		let events = '';
+		if (part.cut) {
+			if (rest.length > 0) events += event('output', offset, rest.toString());
+			rest = Buffer.alloc(0);
+			events += event('output', part.from, cutLine(part.cut));
+		}
+		if (rest.length === 0) offset = part.from;
+		let bytes = rest.length === 0 ? part.bytes : Buffer.concat([rest, part.bytes]);
+		for (;;) {
+			const newline = bytes.indexOf(10);
+			const length = newline >= 0 ? newline + 1 : bytes.length > longestLine ? wholeCharacters(bytes) : 0;
+			if (length === 0) break;
+			offset += length;
+			events += event('output', offset, bytes.toString('utf8', 0, newline >= 0 ? newline : length));
+			bytes = bytes.subarray(length);
+		}
+		rest = bytes;
+		yield events;
+	}
+	offset += rest.length;
+	if (rest.length > 0) yield event('output', offset, rest.toString());
+	yield event('run', offset, JSON.stringify(runJson(await end())));
+}
+
+/** How much of the beginning of a long line ends with a character. */
+function wholeCharacters(bytes: Buffer): number {
+	let length = longestLine;
+	while (length > longestLine - 4 && ((bytes[length] ?? 0) & 0xc0) === 0x80) length--;
+	return length;
+}
+
+/** A carriage return ends a line in an event stream too: progress bars become several lines of one event. */
+function event(name: string, id: number, data: string): string {
+	const lines = data.split(/\r\n|\r|\n/);
+	if (lines.length > 1 && lines.at(-1) === '') lines.pop();
+	return `event: ${name}\nid: ${id}\n${lines.map((line) => `data: ${line}\n`).join('')}\n`;
+}
+
+/** Bytes of output that an answer in JSON holds at most: its end, where errors stand. All of it is at the run's own address. */
+const longestText = 1024 * 1024;
+
+/** The end of an ended run's output. */
+export async function lastText(outputs: Outputs, run: Run): Promise<OutputText> {
+	const from = Math.max(0, run.outputSize - longestText);
+	let text = '';
+	for await (const piece of asText(outputs.read(run.id, from))) text += piece;
+	return { text, from };
+}
