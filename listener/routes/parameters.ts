@@ -230,11 +230,15 @@ export function refusedName(name: string): string | undefined {
 	return found && `would be an environment variable that ${found.reason}; choose another name`;
 }
 
+/** Compiled patterns by their text. Routes often share them, and each is worth some kilobytes. */
+export type Patterns = Map<string, RE2JS>;
+
 /** A parameter rule compiled, or every fault in it. `key` leads from `params` on. */
 export function compileRule(
 	name: string,
 	spec: ParameterSpec,
 	inPath: boolean,
+	patterns: Patterns,
 ): { rule: ParameterRule } | { faults: { key: (string | number)[]; message: string }[] } {
 	const faults: { key: (string | number)[]; message: string }[] = [];
 	const refusal = refusedName(name);
@@ -244,7 +248,8 @@ export function compileRule(
 	let pattern: RE2JS | undefined;
 	if (spec.pattern !== undefined) {
 		try {
-			pattern = RE2JS.compile(spec.pattern);
+			pattern = patterns.get(spec.pattern) ?? RE2JS.compile(spec.pattern);
+			patterns.set(spec.pattern, pattern);
 		} catch (error) {
 			faults.push({ key: [name, 'pattern'], message: patternFault(spec.pattern, error) });
 		}

@@ -1,9 +1,8 @@
 /**
  * A route: which requests it takes, which values it admits, and what a run of it will do. Compiled from routes.yaml once;
- * pure, so that the same delivery always gives the same plan. `RouteTable` finds the route of a request.
+ * pure, so that the same delivery always gives the same plan.
  */
 
-import { BadRequest, MethodNotAllowed, NotFound } from '../errors.ts';
 import type { Plan, WhenBusy } from '../runs/run.ts';
 import { compileCommand } from '../steps/command.ts';
 import {
@@ -12,6 +11,7 @@ import {
 	type ParameterRules,
 	type ParameterSpec,
 	type Parameters,
+	type Patterns,
 	refusedName,
 } from './parameters.ts';
 import { compileTemplate } from './template.ts';
@@ -100,18 +100,22 @@ export interface RouteFault {
 	readonly message: string;
 }
 
-/** Compiles a route. It is there exactly when there are no faults; otherwise every fault is. */
+/**
+ * Compiles a route. It is there exactly when there are no faults; otherwise every fault is.
+ * @param patterns shared by all routes of a configuration
+ */
 export function compileRoute(
 	name: string,
 	spec: RouteSpec,
 	defaults: SharedSpec,
+	patterns: Patterns,
 ): { route?: Route; faults: RouteFault[] } {
 	const faults: RouteFault[] = [];
 	const path = parsePath(spec.path ?? name);
 	if (typeof path === 'string') faults.push({ key: spec.path === undefined ? [] : ['path'], message: path });
 	const segmentNames = typeof path === 'string' ? [] : path.names;
 
-	const rules = compileRules(spec.params ?? {}, segmentNames, faults);
+	const rules = compileRules(spec.params ?? {}, segmentNames, patterns, faults);
 	const group = spec.concurrency?.group === undefined ? undefined : compileTemplate(spec.concurrency.group);
 	if (typeof group === 'string') faults.push({ key: ['concurrency', 'group'], message: group });
 
@@ -157,6 +161,7 @@ export function compileRoute(
 function compileRules(
 	specs: Readonly<Record<string, ParameterSpec>>,
 	segmentNames: readonly string[],
+	patterns: Patterns,
 	faults: RouteFault[],
 ): ParameterRules {
 	const rules = new Map<string, ParameterRule>();
@@ -164,7 +169,7 @@ function compileRules(
 	const all = [...Object.entries(specs), ...undeclaredSegments.map((name) => [name, {}] as const)];
 	for (const [name, spec] of all) {
 		// Faults of a segment's name are the path's, which parsePath tells.
-		const compiled = compileRule(name, spec, segmentNames.includes(name));
+		const compiled = compileRule(name, spec, segmentNames.includes(name), patterns);
 		if ('rule' in compiled) rules.set(name, compiled.rule);
 		else if (Object.hasOwn(specs, name)) {
 			faults.push(...compiled.faults.map(({ key, message }) => ({ key: ['params', ...key], message })));
@@ -263,148 +268,4 @@ function pathRemedy(character: string): string {
 	if (character === '%') return 'write the character itself, callers may encode it';
 	if (character === '?' || character === '#') return 'a path ends before it; declare values under params';
 	return 'use letters, digits and - _ . ~ between slashes';
-}
-
-/** Two routes that would take the same requests. */
-export interface Clash {
-	/** The later one, which is left out of the table. */
-	readonly route: Route;
-	readonly other: Route;
-	/** The methods both take. */
-	readonly methods: readonly Method[];
-}
-
-export interface Match {
-	readonly route: Route;
-	/** The values of the path's `:name` segments, percent-decoded. Has no prototype. */
-	readonly segments: Readonly<Record<string, string>>;
-}
-
-/** A place in the tree of paths. A request walks it segment by segment, so ten routes or ten thousand take the same time. */
-class Place {
-	readonly literal = new Map<string, Place>();
-	parameter: Place | undefined;
-	readonly routes = new Map<Method, Route>();
-
-	/** The place of a path's next segment, made when it is not there yet. */
-	next(segment: string): Place {
-		if (segment.startsWith(':')) {
-			this.parameter ??= new Place();
-			return this.parameter;
-		}
-		const found = this.literal.get(segment) ?? new Place();
-		this.literal.set(segment, found);
-		return found;
-	}
-}
-
-interface Found {
-	readonly place: Place;
-	readonly values: readonly string[];
-}
-
-/** All routes, ready to be matched. */
-export class RouteTable {
-	/** In the order of routes.yaml. */
-	readonly routes: readonly Route[];
-	/** Routes that have a path and a method in common, as pairs; a table in use has none. */
-	readonly clashes: readonly Clash[];
-	readonly #root = new Place();
-
-	constructor(routes: readonly Route[]) {
-		this.routes = Object.freeze([...routes]);
-		const clashes = new Map<Route, Map<Route, Method[]>>();
-		for (const route of routes) {
-			let place = this.#root;
-			for (const segment of split(route.path)) place = place.next(segment);
-			for (const method of route.methods) {
-				const other = place.routes.get(method);
-				if (other === undefined) place.routes.set(method, route);
-				else if (other !== route) {
-					const pairs = clashes.get(route) ?? new Map<Route, Method[]>();
-					clashes.set(route, pairs.set(other, [...(pairs.get(other) ?? []), method]));
-				}
-			}
-		}
-		this.clashes = [...clashes].flatMap(([route, others]) =>
-			[...others].map(([other, methods]) => ({ route, other, methods })),
-		);
-	}
-
-	/**
-	 * The route for a request. A literal segment wins over a `:name`; one trailing slash is ignored; letters' case counts.
-	 * @param path as sent, without query, still percent-encoded
-	 * @throws BadRequest when the path is no text · NotFound · MethodNotAllowed
-	 */
-	match(method: string, path: string): Match {
-		const found = this.#find(path);
-		for (const { place, values } of found) {
-			const route = place.routes.get(method as Method);
-			if (route !== undefined) return { route, segments: named(route, values) };
-		}
-		const shown = path.length > 200 ? `${path.slice(0, 200)}…` : path;
-		if (found.length === 0) throw new NotFound(`there is no route ${shown}`);
-		const allowed = allowedAt(found);
-		throw new MethodNotAllowed(`${shown} takes ${allowed.join(', ')} and not ${method}`, allowed);
-	}
-
-	/** What `Allow` says for a path: its routes' methods, HEAD beside GET, and OPTIONS; empty when no route is there. */
-	allowed(path: string): readonly string[] {
-		return allowedAt(this.#find(path));
-	}
-
-	/** Every place that the path leads to, the one with the earliest literal segments first. */
-	#find(path: string): readonly Found[] {
-		const segments = split(path).map(decode);
-		const found: Found[] = [];
-		const walk = (place: Place, index: number, values: readonly string[]): void => {
-			const segment = segments[index];
-			if (segment === undefined) {
-				if (place.routes.size > 0) found.push({ place, values });
-				return;
-			}
-			const literal = place.literal.get(segment);
-			if (literal) walk(literal, index + 1, values);
-			if (place.parameter && segment !== '') walk(place.parameter, index + 1, [...values, segment]);
-		};
-		walk(this.#root, 0, []);
-		return found;
-	}
-}
-
-function split(path: string): readonly string[] {
-	const inner = path.replace(/^\//, '').replace(/\/$/, '');
-	return inner === '' ? [] : inner.split('/');
-}
-
-/** Decodes one segment. After splitting, so that `%2F` is a character of a value and never a border. */
-function decode(segment: string): string {
-	if (!/[%\P{ASCII}]/u.test(segment)) return segment;
-	let text: string | undefined;
-	try {
-		text = decodeURIComponent(segment);
-	} catch {
-		// Told below, together with what decodes but is no text.
-	}
-	// Node hands unencoded bytes on as Latin-1, so that `ü` sent raw would silently be two other letters.
-	if (text === undefined || /\P{ASCII}/u.test(segment)) {
-		throw new BadRequest('the path is not percent-encoded UTF-8; encode it as %C3%BC for ü');
-	}
-	if (text.includes('\0')) throw new BadRequest('the path contains a NUL character');
-	return text;
-}
-
-function named(route: Route, values: readonly string[]): Match['segments'] {
-	const segments: Record<string, string> = Object.create(null);
-	const names = split(route.path).filter((segment) => segment.startsWith(':'));
-	for (const [index, name] of names.entries()) segments[name.slice(1)] = values[index] ?? '';
-	return Object.freeze(segments);
-}
-
-function allowedAt(found: readonly Found[]): readonly string[] {
-	const taken = new Set(found.flatMap(({ place }) => [...place.routes.keys()]));
-	if (taken.size === 0) return [];
-	const sorted: string[] = methods.filter((method) => taken.has(method));
-	if (taken.has('GET')) sorted.splice(1, 0, 'HEAD');
-	return [...sorted, 'OPTIONS'];
 }

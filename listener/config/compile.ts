@@ -1,0 +1,282 @@
+/** From files that were read to one frozen Config, or to everything that is wrong with them. */
+
+import crypto from 'node:crypto';
+import path from 'node:path';
+import type { z } from 'zod';
+import type { Fault } from '../errors.ts';
+import type { LogSettings } from '../log.ts';
+import type { Patterns } from '../routes/parameters.ts';
+import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
+import { RouteTable } from '../routes/table.ts';
+import { compileTemplate } from '../routes/template.ts';
+import { check, unknownKey } from './check.ts';
+import { compileListen, isReachable, type Listen } from './listen.ts';
+import {
+	anchorKey,
+	defaultsSchema,
+	includeSchema,
+	listenSchema,
+	logSchema,
+	routeSchema,
+	sections,
+} from './schema.ts';
+import type { Source, Sources } from './sources.ts';
+import type { Key } from './yaml.ts';
+
+/** A configuration that may be served. */
+export interface Config {
+	/** Every file that it was read from, as messages name them; the main one first. */
+	readonly files: readonly string[];
+	readonly listen: Listen;
+	/** Only what the file says. */
+	readonly log: Partial<LogSettings>;
+	readonly routes: RouteTable;
+	/** What is odd and no fault, for people. */
+	readonly notes: readonly string[];
+}
+
+export interface Compiled {
+	/** There exactly when there are no faults. */
+	readonly config: Config | undefined;
+	readonly faults: readonly Fault[];
+	/** For each route's name a text that is the same as long as the route does the same. */
+	readonly digests: ReadonlyMap<string, string>;
+}
+
+/** More would scroll the first ones, which are often the cause of the others, off the screen. */
+const maxFaults = 200;
+
+/**
+ * @param listening addresses that a running listener has open: routes have to be fit for them too, whatever the file now
+ * says, since addresses change with a restart only
+ */
+export function compile(sources: Sources, listening: readonly string[] = []): Compiled {
+	return new Compiler(sources).compile(listening);
+}
+
+/** The map at the top of a file. */
+type Top = Readonly<Record<string, unknown>>;
+
+/** A route's name with where it was declared; `route` is there unless it is faulty. */
+interface Declared {
+	readonly source: Source;
+	readonly route: Route | undefined;
+}
+
+class Compiler {
+	readonly #sources: Sources;
+	readonly #faults: Fault[] = [];
+	readonly #routes = new Map<string, Declared>();
+	readonly #digests = new Map<string, string>();
+	readonly #patterns: Patterns = new Map();
+
+	constructor(sources: Sources) {
+		this.#sources = sources;
+		this.#faults.push(...sources.faults);
+	}
+
+	compile(listening: readonly string[]): Compiled {
+		const { main, included } = this.#sources;
+		for (const source of [main, ...included]) {
+			for (const { line, column, key, message } of source.yaml?.faults ?? []) {
+				this.#faults.push({ ...faultText(source, key, message), line, column });
+			}
+		}
+		const top = this.#top(main, Object.keys(sections));
+		if (top && !('routes' in top) && !('include' in top)) this.#fault(main, ['routes'], 'key', 'is missing');
+		const listen = this.#listen(this.#section(top, 'listen', listenSchema) ?? {});
+		const log = this.#section(top, 'log', logSchema) ?? {};
+		this.#section(top, 'include', includeSchema);
+		const defaults = this.#defaults(this.#section(top, 'defaults', defaultsSchema) ?? {});
+		this.#addRoutes(main, top, defaults);
+		for (const source of included) this.#addRoutes(source, this.#top(source, ['routes']), defaults);
+
+		const routes = [...this.#routes.values()].flatMap(({ route }) => route ?? []);
+		this.#checkReach(routes, listen, listening);
+		const table = new RouteTable(routes);
+		for (const { route, other, methods } of table.clashes) {
+			const taken = `${methods.join(', ')} ${route.path} is taken already by route "${other.name}" (${this.#where(other)})`;
+			this.#routeFault(route, 'path', `${taken}; give one of them another path or method`);
+		}
+
+		const files = [main, ...included].map(({ name }) => name);
+		if (this.#faults.length > 0) {
+			return { config: undefined, faults: ordered(this.#faults, files), digests: this.#digests };
+		}
+		const notes = [
+			...this.#sources.notes,
+			...(routes.length === 0 ? [`${main.name}: there are no routes`] : []),
+		];
+		const config: Config = {
+			files,
+			listen,
+			log: Object.freeze(log as Partial<LogSettings>),
+			routes: table,
+			notes,
+		};
+		return { config: Object.freeze(config), faults: [], digests: this.#digests };
+	}
+
+	#fault(source: Source, key: Key, at: 'key' | 'value', message: string): void {
+		const place = source.yaml?.place(key, at) ?? { line: 0, column: 0 };
+		this.#faults.push({ ...faultText(source, key, message), ...place });
+	}
+
+	/** The map at the top of a file; undefined, told, when there is none. */
+	#top(source: Source, known: readonly string[]): Top | undefined {
+		const value = source.yaml?.value;
+		if (value === undefined) return undefined;
+		if (value === null || typeof value !== 'object' || Array.isArray(value)) {
+			const what = value === null ? 'nothing' : Array.isArray(value) ? 'a list' : 'text';
+			this.#fault(
+				source,
+				[],
+				'value',
+				`is ${what}; it has to be a map, which begins with a line such as routes:`,
+			);
+			return undefined;
+		}
+		for (const key of Object.keys(value)) {
+			if (known.includes(key) || anchorKey.test(key)) continue;
+			const elsewhere = source !== this.#sources.main && key in sections;
+			const message = elsewhere
+				? `"${key}" belongs into the main file (${this.#sources.main.name}); an included file holds routes only`
+				: unknownKey(key, known);
+			this.#fault(source, elsewhere ? [] : [key], 'key', message);
+		}
+		return value as Top;
+	}
+
+	/** A checked section of the main file; undefined when it is not there, or nothing of it can be used. */
+	#section<T>(top: Top | undefined, name: keyof typeof sections, schema: z.ZodType<T>): T | undefined {
+		if (top === undefined || !(name in top)) return undefined;
+		const { data, issues } = check(schema, top[name]);
+		for (const { key, at, message } of issues) this.#fault(this.#sources.main, [name, ...key], at, message);
+		return data;
+	}
+
+	#listen(written: z.output<typeof listenSchema>): Listen {
+		const { main } = this.#sources;
+		const { listen, faults } = compileListen(written, path.dirname(main.path));
+		for (const { key, message } of faults) this.#fault(main, ['listen', ...key], 'value', message);
+		return listen;
+	}
+
+	/** Tells what is wrong with templates here, once, instead of for every route that would inherit them. */
+	#defaults(written: SharedSpec): SharedSpec {
+		const { main } = this.#sources;
+		const usable = (key: Key, text: string): boolean => {
+			const template = compileTemplate(text);
+			if (typeof template === 'string') this.#fault(main, ['defaults', ...key], 'value', template);
+			return typeof template !== 'string';
+		};
+		const { cwd, env, ...others } = written;
+		const goodEnv = Object.entries(env ?? {}).filter(([name, text]) => usable(['env', name], text));
+		return {
+			...others,
+			...(cwd !== undefined && usable(['cwd'], cwd) ? { cwd: absolute(main, cwd) } : {}),
+			env: Object.fromEntries(goodEnv),
+		};
+	}
+
+	#addRoutes(source: Source, top: Top | undefined, defaults: SharedSpec): void {
+		if (top === undefined || !('routes' in top)) return;
+		const { routes } = top;
+		if (routes === null || typeof routes !== 'object' || Array.isArray(routes)) {
+			const message = 'must be a map: the name of each route, and below it what it does; {} for none';
+			this.#fault(source, ['routes'], 'key', message);
+			return;
+		}
+		const inherited = crypto.hash('sha256', JSON.stringify([defaults, path.dirname(source.path)]));
+		for (const [name, value] of Object.entries(routes))
+			this.#addRoute(source, name, value, defaults, inherited);
+	}
+
+	#addRoute(source: Source, name: string, value: unknown, defaults: SharedSpec, inherited: string): void {
+		const key = ['routes', name];
+		const before = this.#routes.get(name);
+		if (before) {
+			const place = before.source.yaml?.place(key, 'key');
+			const where = `${before.source.name}:${place?.line}:${place?.column}`;
+			this.#fault(source, key, 'key', `is there already (${where}); give one of them another name`);
+		}
+		// A misspelt command must not hide what is wrong with the parameters.
+		const { data, issues } = check(routeSchema, value, { command: 'true' });
+		for (const issue of issues) this.#fault(source, [...key, ...issue.key], issue.at, issue.message);
+		let route: Route | undefined;
+		if (data) {
+			const cwd = data.cwd === undefined ? {} : { cwd: absolute(source, data.cwd) };
+			const compiled = compileRoute(name, { ...data, ...cwd }, defaults, this.#patterns);
+			for (const fault of compiled.faults) {
+				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
+			}
+			route = compiled.route;
+		}
+		if (before) return;
+		this.#routes.set(name, { source, route });
+		this.#digests.set(name, crypto.hash('sha256', inherited + JSON.stringify(value)));
+	}
+
+	/** At the route's `key`, or at the route when it does not have that. */
+	#routeFault(route: Route, key: string, message: string): void {
+		const { source } = this.#routes.get(route.name)!;
+		const { line, column } = source.yaml?.place(['routes', route.name, key], 'key') ?? { line: 0, column: 0 };
+		this.#faults.push({ ...faultText(source, ['routes', route.name], message), line, column });
+	}
+
+	#where({ name }: Route): string {
+		const { source } = this.#routes.get(name)!;
+		const place = source.yaml?.place(['routes', name], 'key');
+		return `${source.name}:${place?.line}:${place?.column}`;
+	}
+
+	/** Who can reach a route must be somebody that the route says may call it. */
+	#checkReach(routes: readonly Route[], listen: Listen, listening: readonly string[]): void {
+		const written = listen.address.find(isReachable);
+		const open = written ?? listening.find(isReachable);
+		if (open === undefined) return;
+		for (const route of routes) {
+			if (route.auth.said) continue;
+			const why = written
+				? `listen.address is "${open}"; say "auth: none" if anybody may call it, or listen on 127.0.0.1 only`
+				: `the running listener still has the address "${open}", which changes with a restart; say "auth: none", or restart`;
+			this.#routeFault(route, 'auth', `other hosts can call it, as ${why}`);
+		}
+	}
+}
+
+/** Relative paths in a file are meant from where the file is, whoever starts the listener from wherever. */
+function absolute(source: Source, file: string): string {
+	return path.isAbsolute(file) ? file : path.join(path.dirname(source.path), file);
+}
+
+/** File, key and sentence of a fault. */
+function faultText(source: Source, key: Key, message: string): Pick<Fault, 'file' | 'key' | 'message'> {
+	// These two name the last key themselves.
+	const missing = message === 'is missing';
+	const above = missing || message.startsWith('unknown key') ? key.slice(0, -1) : key;
+	const inRoute = above[0] === 'routes' && above.length > 1;
+	const way = (inRoute ? above.slice(2) : above).reduce<string>((text, part) => {
+		if (typeof part === 'number') return `${text} item ${part + 1}`;
+		return text === '' ? part : `${text}.${part}`;
+	}, '');
+	const subject = `${inRoute ? `route "${above[1]}": ` : ''}${way === '' ? '' : `${way}: `}`;
+	const sentence = missing ? `"${key.at(-1)}" is missing` : message;
+	return { file: source.name, key: key.join('.'), message: `${subject}${sentence}` };
+}
+
+/** By file, then from top to bottom. */
+function ordered(faults: readonly Fault[], files: readonly string[]): Fault[] {
+	const rank = (fault: Fault) => files.indexOf(fault.file);
+	const sorted = [...faults].sort((a, b) => rank(a) - rank(b) || a.line - b.line || a.column - b.column);
+	if (sorted.length <= maxFaults) return sorted;
+	const left = sorted.length - maxFaults;
+	const rest = {
+		file: files[0] ?? '',
+		line: 0,
+		column: 0,
+		key: '',
+		message: `and ${left} more; mend these first`,
+	};
+	return [...sorted.slice(0, maxFaults), rest];
+}

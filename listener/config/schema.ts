@@ -1,0 +1,384 @@
+/**
+ * routes.yaml, defined once: what may be written, what it means, and (through `jsonSchema`) what editors complete and check.
+ * Sentences for what does not fit are here where they say more than the type; the others are in check.ts.
+ */
+
+import net from 'node:net';
+import { z } from 'zod';
+import { logFormats, logLevels } from '../log.ts';
+import { parameterTypes } from '../routes/parameters.ts';
+import {
+	type AnswerSpec,
+	type Method,
+	methods,
+	outcomes,
+	type RouteSpec,
+	type SharedSpec,
+} from '../routes/route.ts';
+import { commandSchema } from '../steps/command.ts';
+
+const second = 1000;
+const day = 86_400 * second;
+const durationUnits: Readonly<Record<string, number>> = {
+	ms: 1,
+	s: second,
+	m: 60 * second,
+	h: 3600 * second,
+	d: day,
+};
+const durationPattern = /^(\d+(?:\.\d+)?) ?(ms|s|m|h|d)$/;
+/** Timers count milliseconds in 31 bits; a longer one would fire at once. */
+const longestDuration = 24 * day;
+
+/** Milliseconds of a text such as `500ms`, `30s`, `1.5h`, `7d`; undefined when it is none, is 0, or exceeds 24 days. */
+export function parseDuration(text: string): number | undefined {
+	const [, amount, unit] = durationPattern.exec(text) ?? [];
+	const ms = Math.round(Number(amount) * (durationUnits[unit ?? ''] ?? Number.NaN));
+	return ms >= 1 && ms <= longestDuration ? ms : undefined;
+}
+
+const sizeUnits: Readonly<Record<string, number>> = {
+	B: 1,
+	kB: 1000,
+	KB: 1000,
+	MB: 1000 ** 2,
+	GB: 1000 ** 3,
+	KiB: 1024,
+	MiB: 1024 ** 2,
+	GiB: 1024 ** 3,
+};
+const sizePattern = /^(\d+(?:\.\d+)?) ?(B|kB|KB|MB|GB|KiB|MiB|GiB)$/;
+
+/** Bytes of a text such as `10 MiB` or `1GB`, or of a whole number; undefined when it is none. */
+export function parseSize(written: string | number): number | undefined {
+	const [, amount, unit] = typeof written === 'number' ? [] : (sizePattern.exec(written) ?? []);
+	const bytes =
+		typeof written === 'number'
+			? written
+			: Math.round(Number(amount) * (sizeUnits[unit ?? ''] ?? Number.NaN));
+	return Number.isSafeInteger(bytes) && bytes >= 0 ? bytes : undefined;
+}
+
+const durationSentence = 'must be a duration: a number and ms, s, m, h or d, such as "30s"';
+
+function duration(description: string) {
+	return z
+		.string({
+			error: ({ input }) =>
+				typeof input === 'number'
+					? `has no unit: write "${input}s" for seconds, or ms, m, h, d`
+					: durationSentence,
+		})
+		.regex(durationPattern, { error: durationSentence })
+		.transform((text, context) => {
+			const ms = parseDuration(text);
+			if (ms !== undefined) return ms;
+			context.issues.push({ code: 'custom', input: text, message: 'must be more than 0 and at most 24d' });
+			return z.NEVER;
+		})
+		.meta({ description });
+}
+
+function size(description: string, least: number, most: number, reason: string) {
+	const sentence =
+		'must be a size: a number and B, KiB, MiB, GiB, kB, MB or GB, such as "10 MiB"; or whole bytes';
+	return z
+		.union([z.int().min(0), z.string().regex(sizePattern, { error: sentence })], { error: sentence })
+		.transform((written, context) => {
+			const bytes = parseSize(written);
+			if (bytes !== undefined && bytes >= least && bytes <= most) return bytes;
+			context.issues.push({ code: 'custom', input: written, message: reason });
+			return z.NEVER;
+		})
+		.meta({ description });
+}
+
+/** Text as programs take it. YAML can write a NUL ("\0"), at which every program's arguments and variables end. */
+const text = z
+	.string()
+	.refine((value) => !value.includes('\0'), { error: 'must not contain a NUL character' });
+const someText = text.min(1);
+
+/** The reader refuses numbers that would change by reading (2.10 → 2.1), so what is left is text as it was written. */
+const scalarText = z
+	.union([text, z.number(), z.boolean()], {
+		error: 'must be one value; in quotes when it is to be empty: ""',
+	})
+	.transform(String);
+
+function oneOrMore<Item extends z.ZodType>(item: Item, error: string) {
+	return z.union([item, z.array(item).min(1)], { error });
+}
+
+const methodName = z.enum(methods.map((method) => method.toLowerCase()) as [string, ...string[]]);
+const method = oneOrMore(methodName, 'must be get, post, put, patch or delete, or a list of these')
+	.transform((given): readonly Method[] => {
+		const upper = (Array.isArray(given) ? given : [given]).map((name) => name.toUpperCase());
+		return methods.filter((name) => upper.includes(name));
+	})
+	.meta({ description: 'The HTTP method, or a list of methods, that the route takes. Default: post.' });
+
+const auth = z
+	.literal('none', { error: 'can only be "none" so far, which says that anybody may call' })
+	.meta({
+		description:
+			'none: whoever reaches the listener may call. A route that other hosts can reach (listen.address) has to say so.',
+	});
+
+const env = z
+	.record(
+		z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, {
+			error: 'is no name for an environment variable: letters, digits and _ only, and no digit first',
+		}),
+		scalarText,
+	)
+	.meta({
+		description:
+			'Environment variables for the command, beside the parameters. A value may hold {{name}}. A route adds to those of defaults.',
+	});
+
+const whenBusy = z.enum(['queue', 'coalesce', 'reject', 'parallel']).meta({
+	description:
+		'When the group is busy: queue, all run in order; coalesce, later ones join the one that waits; reject, the caller gets 409; parallel, no limit. Default: queue.',
+});
+const limit = z.int().min(1).meta({ description: 'How many runs of the group may run at once. Default: 1.' });
+
+/** Keys that a route and `defaults` have in common. */
+const shared = {
+	method: method.optional(),
+	auth: auth.optional(),
+	cwd: someText.optional().meta({
+		description:
+			"The command's working directory; relative to the file's own directory. May hold {{name}}. Default: the listener's.",
+	}),
+	env: env.optional(),
+	shell: someText
+		.regex(/^\S+$/, { error: 'must be a program without arguments, such as /bin/bash' })
+		.optional()
+		.meta({ description: 'The program that runs string commands (after -c). Default: /bin/sh.' }),
+	timeout: duration('How long a run may take. Then its processes get TERM. Default: 10m.').optional(),
+	kill_after: duration('How long after TERM what is left of a run gets KILL. Default: 10s.').optional(),
+	max_output: size(
+		'How much output of a run is kept: half from the beginning, half from the end. Default: 10 MiB.',
+		1024,
+		Number.MAX_SAFE_INTEGER,
+		'must be at least 1 KiB, for the beginning and the end to say something',
+	).optional(),
+	wait: z
+		.union([z.boolean(), duration('Answer when the run has ended if it does within this time.')], {
+			error: 'must be true, false or a duration such as "30s"',
+		})
+		.optional()
+		.meta({
+			description:
+				'Answer when the run has ended instead of at once: true, false, or for how long to wait. Default: false.',
+		}),
+};
+
+const defaults = z
+	.strictObject({
+		...shared,
+		concurrency: z
+			.strictObject({ limit: limit.optional(), when_busy: whenBusy.optional() })
+			.optional()
+			.meta({ description: 'What routes have that do not say so themselves.' }),
+	})
+	.meta({ description: 'What routes have that do not say so themselves. Counts for included files too.' });
+
+const parameter = z
+	.strictObject({
+		description: z.string().optional().meta({ description: 'What the parameter is, for people.' }),
+		required: z.boolean().optional().meta({ description: 'Refuse calls without it (422). Default: false.' }),
+		default: z
+			.union([z.string(), z.number(), z.boolean()])
+			.optional()
+			.meta({ description: 'The value when the caller gives none.' }),
+		pattern: z.string().min(1).optional().meta({
+			description:
+				'A regular expression (RE2 syntax) that the whole value has to match; takes the place of the default rule.',
+		}),
+		enum: z
+			.array(z.union([z.string(), z.number(), z.boolean()], { error: 'must be one value' }))
+			.min(1)
+			.optional()
+			.meta({ description: 'The values admitted, exactly as written.' }),
+		type: z
+			.enum(parameterTypes)
+			.optional()
+			.meta({ description: 'What the value has to be. Default: string.' }),
+	})
+	.meta({
+		description: 'A value that callers may give: in the path, the query, or the top level of the body.',
+	});
+
+/** These say how an answer is cut out of the connection, which is the server's matter alone. */
+const framing = new Set([
+	'connection',
+	'content-length',
+	'keep-alive',
+	'te',
+	'trailer',
+	'transfer-encoding',
+	'upgrade',
+]);
+
+const answer: z.ZodType<AnswerSpec> = z
+	.strictObject({
+		status: z.int().min(200).max(599).optional().meta({ description: 'The HTTP status.' }),
+		body: z.string().optional().meta({ description: 'The body, exactly as it is sent.' }),
+		headers: z
+			.record(
+				z
+					.string()
+					.regex(/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/, { error: 'is no name for a header' })
+					.refine((name) => !framing.has(name.toLowerCase()), { error: 'is set by the listener itself' }),
+				scalarText.refine((value) => /^[\t\x20-\x7e\x80-\xff]*$/.test(value), {
+					error: 'has to be one line of Latin letters',
+				}),
+			)
+			.optional()
+			.meta({ description: 'Further headers, or others in place of the standard ones.' }),
+	})
+	.meta({ description: 'An answer in place of the standard one; what is left out stays as it is.' });
+
+const respond = z
+	.strictObject(Object.fromEntries(outcomes.map((outcome) => [outcome, answer.optional()])))
+	.meta({ description: 'Exact answers, by what became of the delivery.' });
+
+export const routeSchema: z.ZodType<RouteSpec> = z
+	.strictObject({
+		description: z.string().optional().meta({ description: 'What the route is for, for people.' }),
+		...shared,
+		path: z.string().optional().meta({
+			description:
+				"The path, when it is not the route's key; :name is a part that callers choose. Default: the key.",
+		}),
+		params: z
+			.record(
+				z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, {
+					error: 'is no name: letters, digits and _ only, and no digit first',
+				}),
+				parameter,
+			)
+			.optional()
+			.meta({ description: 'The values that callers may give, by name; nothing else reaches the command.' }),
+		command: commandSchema,
+		stdin: z.enum(['none', 'body', 'parameters']).optional().meta({
+			description:
+				"What the command reads: nothing, the body's exact bytes, or the checked parameters as a JSON object. Default: none.",
+		}),
+		concurrency: z
+			.strictObject({
+				group: someText.optional().meta({
+					description:
+						'Runs of the same group share the limit. May hold {{name}}. Default: the name of the route.',
+				}),
+				limit: limit.optional(),
+				when_busy: whenBusy.optional(),
+			})
+			.optional()
+			.meta({ description: 'Which runs may run at the same time.' }),
+		respond: respond.optional(),
+	})
+	.meta({ description: 'A route: which requests it takes and what it runs.' });
+
+const routes = z.record(z.string(), routeSchema).meta({
+	description: 'The routes. A key is the path, without the leading slash, and the name of the route.',
+});
+
+/** Linux keeps 108 bytes for a socket's path, the last of them NUL. */
+const longestSocketPath = 107;
+
+const address = z
+	.string()
+	.refine((given) => net.isIP(given) > 0 || given.startsWith('unix:'), {
+		error: 'must be an IP address, such as 127.0.0.1 or "::" (every address of this host), or unix:/path',
+	})
+	.refine((given) => !given.startsWith('unix:') || given.startsWith('unix:/'), {
+		error: 'must have an absolute path, such as unix:/run/puppet-webhook.sock',
+	})
+	.refine((given) => Buffer.byteLength(given) <= 'unix:'.length + longestSocketPath, {
+		error: `has a path of more than ${longestSocketPath} bytes, which a unix socket cannot have`,
+	});
+
+export const listenSchema = z
+	.strictObject({
+		address: oneOrMore(address, 'must be an address or a list of addresses').optional().meta({
+			description:
+				'Where to listen: one or several of IPv4, IPv6 ("::" is every address, IPv4 too) and unix:/path. Default: 127.0.0.1.',
+		}),
+		port: z
+			.int()
+			.min(0)
+			.max(65535)
+			.optional()
+			.meta({ description: 'The port; 0 takes any free one. Default: 6969.' }),
+		tls: z
+			.strictObject({
+				cert: someText.meta({ description: 'File with the certificate, and its chain, in PEM.' }),
+				key: someText.meta({ description: "File with the certificate's private key in PEM." }),
+				ca: someText
+					.optional()
+					.meta({ description: 'File with the CA certificates that are trusted, in PEM.' }),
+			})
+			.optional()
+			.meta({
+				description: "Serve HTTPS. Paths are relative to the file's own directory. Default: plain HTTP.",
+			}),
+		max_body: size(
+			'The largest body that is taken; larger ones get 413. Default: 25 MiB.',
+			0,
+			512 * 1024 ** 2,
+			'must be at most 512 MiB: a body is held in memory, and as text it cannot be larger',
+		).optional(),
+		header_timeout: duration("How long a request's headers may take; then 408. Default: 10s.").optional(),
+		body_timeout: duration("How long a request's body may take; then 408. Default: 30s.").optional(),
+	})
+	.meta({ description: 'Where and how to listen.' });
+
+export const logSchema = z
+	.strictObject({
+		level: z
+			.enum(logLevels)
+			.optional()
+			.meta({ description: 'The least important lines that are written. Default: info.' }),
+		format: z.enum(logFormats).optional().meta({
+			description: 'text for people, json for machines. Default: text on a terminal, otherwise json.',
+		}),
+	})
+	.meta({ description: 'How the log is written.' });
+
+export const includeSchema = oneOrMore(
+	someText,
+	'must be a file, a pattern such as routes.d/*.yaml, or a list of these',
+).meta({
+	description:
+		"Further files with routes: paths, or patterns such as routes.d/*.yaml, relative to this file's directory.",
+});
+
+export const defaultsSchema: z.ZodType<SharedSpec> = defaults;
+
+/** The main file, none of which has to be there. Checked section by section, so that one fault does not hide another. */
+export const sections = {
+	listen: listenSchema,
+	log: logSchema,
+	include: includeSchema,
+	defaults: defaultsSchema,
+	routes,
+};
+
+/** Keys at the top that hold YAML anchors and nothing that the listener reads. */
+export const anchorKey = /^x-/;
+
+/** The JSON Schema (2020-12) of the main file, for editors. It knows shapes; what hangs together is checked at load. */
+export function jsonSchema(): Record<string, unknown> {
+	const file = z.toJSONSchema(z.strictObject(sections).partial(), { io: 'input' });
+	const { $schema, ...rest } = file;
+	return {
+		$schema,
+		title: 'routes.yaml of puppet-webhook',
+		...rest,
+		patternProperties: { [anchorKey.source]: { description: 'Anything; a place for YAML anchors.' } },
+		anyOf: [{ required: ['routes'] }, { required: ['include'] }],
+	};
+}
