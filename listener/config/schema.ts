@@ -15,7 +15,7 @@ import {
 	type RouteSpec,
 	type SharedSpec,
 } from '../routes/route.ts';
-import { commandSchema } from '../steps/command.ts';
+import { commandSchema } from '../steps/schema.ts';
 
 const second = 1000;
 const day = 86_400 * second;

@@ -3,23 +3,9 @@
  * caller reach it as environment variables or as whole or partial list items, and never as shell text.
  */
 
-import { z } from 'zod';
 import type { Parameters } from '../routes/parameters.ts';
 import { compileTemplate, type Template } from '../routes/template.ts';
 import type { PlannedStep } from './step.ts';
-
-/** What users write under `command`: text for the shell, or a program and its arguments. */
-export const commandSchema: z.ZodType<string | string[]> = z
-	.union([z.string().min(1), z.array(z.string()).min(1)], {
-		error:
-			'must be a string (run by the shell) or a list of strings (a program and its arguments, run without a shell); ' +
-			'numbers, true and false go in quotes, such as "5"',
-	})
-	.meta({
-		description:
-			'What to run. A string is run by the shell and reads parameters as "$name". A list is a program and its arguments, ' +
-			'run without a shell; its items may hold {{name}}.',
-	});
 
 /** A command as a route has it, before any values. */
 export interface CommandSpec {
