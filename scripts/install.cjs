@@ -23,7 +23,16 @@ var runningOnly = process.argv[2] === 'run';
 
 /* npm 6 and older cannot read our lock file; this is the newest npm that runs on Node 12. */
 var NPM_FOR_OLD_NODE = '8.19.4';
-var QUIET = ['--ignore-scripts', '--no-audit', '--no-fund', '--no-progress', '--loglevel=error'];
+/* Short pauses between attempts: by itself npm waits for more than a minute before it says that there is no network. */
+var NPM_OPTIONS = [
+	'--ignore-scripts',
+	'--no-audit',
+	'--no-fund',
+	'--no-progress',
+	'--loglevel=error',
+	'--fetch-retry-mintimeout=1000',
+	'--fetch-retry-maxtimeout=5000'
+];
 
 /* What npm is doing for us at the moment, and the signal that told us to stop. */
 var child;
@@ -33,7 +42,8 @@ if (!ready()) {
 	[['SIGHUP', 129], ['SIGINT', 130], ['SIGTERM', 143]].forEach(function (signal) {
 		process.on(signal[0], function () {
 			interrupted = signal[1];
-			if (child) child.kill();
+			/* What npm has done so far is thrown away, so it needs no time to tidy up. */
+			if (child) child.kill('SIGKILL');
 		});
 	});
 	process.on('uncaughtException', function (error) {
@@ -85,8 +95,8 @@ function install() {
 	}
 	var nodeVersion = lock.packages['node_modules/node'].version;
 	findNpm(function (npm) {
-		say('installing ' + Object.keys(lock.packages).length + ' packages and Node ' + nodeVersion + ' (about 160 MB) …');
-		run(npm.concat('ci', '--include=dev', QUIET), staging, function (failure) {
+		say('installing Node ' + nodeVersion + ' and the packages of package-lock.json (once; about 250 MB) …');
+		run(npm.concat('ci', '--include=dev', NPM_OPTIONS), staging, function (failure) {
 			if (failure) return stop(1, 'npm could not install the packages:\n' + failure + '\n' + remedy(failure));
 			fetchNode(npm, nodeVersion, function (failure) {
 				var bundled = versionOf(bundledNode(path.join(staging, 'node_modules')));
@@ -147,7 +157,7 @@ function installInto(name, npm, what, then) {
 	var folder = path.join(staging, name);
 	fs.mkdirSync(folder);
 	fs.writeFileSync(path.join(folder, 'package.json'), '{"private":true}');
-	run(npm.concat('install', '--no-save', '--no-package-lock', QUIET, what), folder, function (failure) {
+	run(npm.concat('install', '--no-save', '--no-package-lock', NPM_OPTIONS, what), folder, function (failure) {
 		then(failure, path.join(folder, 'node_modules', what.split('@')[0]));
 	});
 }
@@ -182,7 +192,7 @@ function remedy(failure) {
 	if (/in sync|EUSAGE/.test(failure)) {
 		return 'package.json and package-lock.json do not agree. After a change of package.json, run "npm install" and commit both.';
 	}
-	if (/E404|ETARGET/.test(failure)) return 'The package registry has no such package for this platform (' + platform() + ') or at all.';
+	if (/E404|ETARGET/.test(failure)) return 'The package registry does not have it for this platform (' + platform() + ') or not at all.';
 	if (/ENOSPC/.test(failure)) return 'The disk is full.';
 	return 'Run "npm ci" in ' + root + ' to see all that npm has to say.';
 }
@@ -215,10 +225,10 @@ function run(words, folder, then) {
 	});
 }
 
-/* npm names the cause first and its options and logs last. */
+/* npm names the cause first, and its own source, options and logs later. */
 function firstLines(text) {
 	return text.split('\n').filter(function (line) {
-		return /[^\s]/.test(line.replace(/^npm (error|ERR!)/, ''));
+		return /\S/.test(line.replace(/^npm (error|ERR!)/, '')) && !/^npm (error|ERR!)\s+at |complete log/.test(line);
 	}).slice(0, 8).map(function (line) {
 		return '  ' + line;
 	}).join('\n');

@@ -1,0 +1,76 @@
+/**
+ * `npm test`: provides the tools of the host, then runs every test of test/ and the specs of spec/.
+ * `npm test -- ARGS` hands ARGS (files, `--test-name-pattern=…`) to Node's test runner and leaves the specs out.
+ */
+
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { inCI, onPath, provideTools } from './tools.ts';
+
+const root = join(import.meta.dirname, '..');
+
+/** One test; the slowest, with several Puppet runs, take some 20 s on two cores. */
+const testLimit = 120_000;
+/** All tests; Node limits a test but not a file that does not end. CI ends everything after 15 minutes. */
+const limit = 540_000;
+
+const args = process.argv.slice(2);
+const all = args.length === 0;
+if (!provideTools()) process.exit(1);
+const passed = await nodeTests();
+const specsPassed = !all || specs();
+process.exit(passed && specsPassed ? 0 : 1);
+
+function nodeTests(): Promise<boolean> {
+	const files = args.some((arg) => !arg.startsWith('-')) ? [] : ['test/**/*.test.ts'];
+	const runner = spawn(
+		process.execPath,
+		[
+			'--test',
+			// TAP ends with `# tests …`, `# pass …`, which CI's readers look for; people read the other.
+			`--test-reporter=${inCI ? 'tap' : 'spec'}`,
+			`--test-timeout=${testLimit}`,
+			// Tests mostly wait for other processes; Node's own default would be one file at a time on two cores.
+			`--test-concurrency=${availableParallelism()}`,
+			...args,
+			...files,
+		],
+		// A group of its own, so that a test file that hangs can be ended with all it has started.
+		{ cwd: root, stdio: ['ignore', 'inherit', 'inherit'], detached: true },
+	);
+	const end = (signal: NodeJS.Signals) => {
+		try {
+			process.kill(-runner.pid!, signal);
+		} catch {
+			// It has ended by itself.
+		}
+	};
+	// At SIGINT the runner says which files it was running.
+	const stop = () => {
+		process.kill(runner.pid!, 'SIGINT');
+		setTimeout(end, 5_000, 'SIGKILL').unref();
+	};
+	for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop);
+	const clock = setTimeout(() => {
+		console.error(
+			`the tests did not end within ${limit / 60_000} minutes; the runner names the files that hang:`,
+		);
+		stop();
+	}, limit);
+	return new Promise((resolve) => {
+		runner.on('close', (status) => {
+			clearTimeout(clock);
+			end('SIGKILL');
+			resolve(status === 0);
+		});
+	});
+}
+
+function specs(): boolean {
+	if (!existsSync(join(root, 'spec')) || !onPath('rspec')) return true;
+	return (
+		spawnSync('rspec', { cwd: root, stdio: ['ignore', 'inherit', 'inherit'], timeout: limit }).status === 0
+	);
+}
