@@ -168,6 +168,8 @@ Puppet::Type.type(:http).provide(:puppet) do
     header = plaintext(:header) || {}
     header = { 'content-type' => header } if header.is_a?(String)
     header.each { |name, value| fields[name.downcase] = value.to_s }
+    # As text the listener would send the output while it comes, with a status that says nothing of the outcome.
+    fields['accept'] = 'application/json' if resource.wait?
     fields
   end
 
@@ -285,13 +287,15 @@ Puppet::Type.type(:http).provide(:puppet) do
 
   # ---- runs ----------------------------------------------------------------------------------------------------------
 
-  # The runs that an answer of a puppet-webhook listener tells of: `{"runs": [...]}`, or a run by itself.
+  # The runs that an answer of a puppet-webhook listener tells of: `{"runs": [...]}`, a run by itself, or, where the route words
+  # its own answers, only a Location.
   def runs_in(answer)
     document = json(answer.text)
-    return [] unless document.is_a?(Hash)
-
+    document = {} unless document.is_a?(Hash)
     runs = document['runs'].is_a?(Array) ? document['runs'] : [document]
-    runs.select { |run| run.is_a?(Hash) && run['id'].to_s =~ /\A\w{26}\z/ && run['state'].is_a?(String) }
+    runs = runs.select { |run| run.is_a?(Hash) && run['id'].to_s =~ /\A\w{26}\z/ && run['state'].is_a?(String) }
+    accepted = answer.header['Location'].to_s[%r{/-/runs/(\w{26})\z}, 1] if answer.code == 202 && runs.empty?
+    accepted ? [{ 'id' => accepted, 'state' => 'queued' }] : runs
   end
 
   # Follows a run until it is over and logs what it printed.
@@ -300,21 +304,31 @@ Puppet::Type.type(:http).provide(:puppet) do
     uri = listener.merge("/-/runs/#{run['id']}")
     pause = 0.25
     while %w[queued running].include?(run['state'])
-      @pending = "run #{run['id']} was #{run['state']} and not over"
+      @pending = "run #{run['id']} was #{run['state']} when the listener last told of it, and not over"
       sleep(pause)
       # Often enough that a short run costs no time, seldom enough that a fleet's waiting does not burden the listener.
       pause = [pause * 1.5, 5].min
-      answer = exchange('GET', uri)
-      run = runs_in(answer).first || lose(run, answer)
+      answer = ask(uri)
+      run = runs_in(answer).first || lose(run, answer) if answer
     end
     show(output(run, uri))
     run
   end
 
-  # An answer that was waited for brings the output along, one about a run says where it is.
+  # A listener stops waiting when it is about to be restarted; the run goes on after that, so wait for it to be back.
+  # @return [Answer, nil]
+  def ask(uri)
+    answer = exchange('GET', uri)
+    answer unless answer.code == 503
+  rescue Puppet::Error
+    nil
+  end
+
+  # An answer that was waited for brings the end of the output along, one about a run says where all of it is.
   def output(run, uri)
-    text = run['output']['text'] if run['output'].is_a?(Hash)
-    return text if text.is_a?(String)
+    kept = run['output'].is_a?(Hash) ? run['output'] : {}
+    missing = "[the first #{kept['from']} bytes are left out; the listener has them]\n" if kept['from'].to_i.positive?
+    return "#{missing}#{kept['text']}" if kept['text'].is_a?(String)
 
     answer = exchange('GET', uri.merge("#{uri.path}/output"), nil, headers('GET', nil).merge('accept' => 'text/plain'))
     answer.code == 200 ? answer.text : lose(run, answer)

@@ -335,12 +335,32 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       expect(logged.map(&:last)).to eq(['done'])
     end
 
+    it 'takes the run from Location where the route words its own answer, and outlasts a restart of the listener' do
+      port, = serve(answer('202 Accepted', 'Thank you', 'Location' => "/-/runs/#{id}"), '', answer('503 Service Unavailable'),
+                    answer('200 OK', run('output' => { 'text' => 'done' })))
+      expect(wait(port)).to end_with("202 Accepted, run #{id} succeeded")
+      expect(logged.map(&:last)).to eq(['done'])
+    end
+
+    it 'says when the beginning of the output is not in the answer' do
+      port, = serve(answer('200 OK', run('output' => { 'text' => "end\n", 'from' => 70_000 })))
+      wait(port)
+      expect(logged.map(&:last)).to eq(['[the first 70000 bytes are left out; the listener has them]', 'end'])
+    end
+
+    it 'asks for the form of answer that tells how the run ended, whatever header says' do
+      port, heard = serve(answer('200 OK', run({})))
+      wait(port, header: { 'Accept' => 'text/plain' })
+      expect(parse(heard.first)[1]['accept']).to eq('application/json')
+    end
+
     it 'fails when the run cannot be followed, is not over in time, or is not named' do
       accepted = answer('202 Accepted', JSON.generate('runs' => [{ 'id' => id, 'state' => 'queued' }]))
       port, = serve(accepted, problem('403 Forbidden', 'detail' => 'only callers on this host'))
       expect(wait(port)).to end_with("run #{id} was accepted but cannot be followed: 403 Forbidden: only callers on this host")
       port, = serve(accepted, *Array.new(9) { answer('200 OK', run('state' => 'queued')) })
-      expect(wait(port, timeout: 0.5)).to end_with("run #{id} was queued and not over within 0.5 seconds (timeout)")
+      expect(wait(port, timeout: 0.5))
+        .to end_with("run #{id} was queued when the listener last told of it, and not over within 0.5 seconds (timeout)")
       port, = serve(answer('202 Accepted'))
       expect(wait(port)).to end_with('202 Accepted, which names no run')
     end

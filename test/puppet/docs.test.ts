@@ -1,0 +1,123 @@
+/**
+ * Every manifest in docs/puppet.md is applied, in noop mode and, unless it needs certificates, for real against a listener on
+ * the shipped routes.yaml; every message shown there is one that Puppet wrote while it was.
+ */
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
+import { root, startListener, temporaryDirectory } from '../helpers/listener.ts';
+import { hostTest, puppet, puppetApply, puppetTest, run } from '../helpers/puppet.ts';
+
+const page = fs.readFileSync(path.join(root, 'docs/puppet.md'), 'utf8');
+
+function blocks(language: string): { line: number; text: string }[] {
+	return [...page.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\`$`, 'gm'))].map((match) => ({
+		line: page.slice(0, match.index).split('\n').length,
+		text: match[1] ?? '',
+	}));
+}
+
+async function exampleListener() {
+	const routes = fs.readFileSync(path.join(root, 'routes.yaml'), 'utf8').replace('port: 6969', 'port: 0');
+	return startListener({ routes });
+}
+
+puppetTest('docs/puppet.md: its manifests and messages are true', async (t) => {
+	const listener = await exampleListener();
+	const dir = temporaryDirectory();
+	const here = (text: string) =>
+		text
+			.replaceAll('my.puppetmaster.com', '127.0.0.1')
+			.replaceAll('my.other-puppetmaster.com', 'localhost')
+			.replaceAll('6969', String(listener.port))
+			.replaceAll('/etc/', `${dir}/`);
+
+	let printed = '';
+	for (const { line, text } of blocks('puppet')) {
+		await t.test(`the manifest in line ${line}`, async () => {
+			const manifest = `Http { port => ${listener.port} }\n${here(text)}`;
+			const before = await listener.runCount();
+			const noop = await puppetApply(manifest, { options: ['--noop'] });
+			assert.equal(noop.code, 0, noop.stderr);
+			assert.match(noop.stdout, /should be '(GET|POST) http|Would have triggered 'refresh'/);
+			assert.equal(await listener.runCount(), before, 'noop mode sent something');
+			printed += noop.stdout;
+			if (/tls\s+=>/.test(text)) return;
+
+			const ran = await puppetApply(manifest);
+			// The one that is to fail shows how that reads.
+			assert.equal(ran.code, text.includes('moon') ? 4 : 2, ran.stderr);
+			printed += ran.stdout + ran.stderr;
+		});
+	}
+
+	await t.test('the messages', () => {
+		for (const { line, text } of blocks('text')) {
+			for (const message of text.trim().split('\n')) {
+				const parts = here(message)
+					.split('…')
+					.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+				assert.match(printed, new RegExp(`^${parts.join('.*')}$`, 'm'), `line ${line}`);
+			}
+		}
+	});
+});
+
+puppetTest('README.md: the manifest of its last run stage reaches the listener', async () => {
+	const listener = await exampleListener();
+	const site = path.join(root, 'docs/examples/last-stage/site.pp');
+	const manifest = path.join(temporaryDirectory(), 'site.pp');
+	fs.writeFileSync(manifest, fs.readFileSync(site, 'utf8').replaceAll('6969', String(listener.port)));
+	const ran = await puppet(['apply', '--detailed-exitcodes', manifest]);
+	assert.equal(ran.code, 2, ran.stderr);
+	assert.equal(await listener.runCount(), 1);
+});
+
+puppetTest('puppet resource http sends one request, and says why it lists none', async (t) => {
+	const listener = await exampleListener();
+	const call = [
+		'resource',
+		'http',
+		'hello',
+		'ensure=get',
+		'fqdn=127.0.0.1',
+		`port=${listener.port}`,
+		'wait=true',
+	];
+	await t.test('with attributes', async () => {
+		const ran = await puppet(call);
+		assert.match(ran.stdout, /Hello from/);
+		assert.equal(await listener.runCount('hello'), 1);
+	});
+	await t.test('without', async () => {
+		const ran = await puppet(['resource', 'http']);
+		assert.equal(ran.code, 1);
+		assert.match(
+			ran.stderr,
+			/http resources are requests, which leave nothing on a host that could be listed/,
+		);
+	});
+});
+
+puppetTest('puppet describe http tells every attribute', async () => {
+	const ran = await puppet(['describe', 'http']);
+	assert.equal(ran.code, 0);
+	const table = page.slice(page.indexOf('## Which attributes are there?'));
+	const documented = [...table.matchAll(/^\| `(\w+)` \|/gm)].map((match) => match[1] ?? '');
+	const described = [...ran.stdout.matchAll(/^- \*\*(\w+)\*\*/gm)].map((match) => match[1] ?? '');
+	assert.deepEqual(described.toSorted(), [...documented, 'name'].toSorted());
+});
+
+hostTest('puppet-lint', 'puppet-lint finds nothing in the manifests of docs/puppet.md', async () => {
+	const dir = temporaryDirectory();
+	for (const { line, text } of blocks('puppet')) fs.writeFileSync(path.join(dir, `line${line}.pp`), text);
+	// Classes of an example stand in one file, and without the documentation that the page around them is.
+	const ran = await run('puppet-lint', [
+		'--fail-on-warnings',
+		'--no-autoloader_layout-check',
+		'--no-documentation-check',
+		dir,
+	]);
+	assert.equal(ran.code, 0, ran.stdout);
+});
