@@ -7,6 +7,7 @@ import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
 import { promisify } from 'node:util';
 import zlib from 'node:zlib';
+import { Busboy } from '@fastify/busboy';
 import type { Context } from 'koa';
 import bodyParser from 'koa-bodyparser';
 import type { Body } from '../delivery.ts';
@@ -213,7 +214,7 @@ export class ArrivedBody {
 	async #checkText(): Promise<void> {
 		const compressed = this.#ctx.req.headers['content-encoding'] !== undefined;
 		if (compressed && !String(this.#ctx.request.rawBody).includes('\uFFFD')) return;
-		if (!isUtf8(await this.content())) throw new BadRequest('the body is not UTF-8 text');
+		if (!isUtf8(await this.content())) throw notUtf8();
 	}
 
 	/** Our word for what koa-bodyparser found. Its own may quote the body, and carries it as a property. */
@@ -267,6 +268,10 @@ function unknownEncoding(encoding: string | undefined): UnsupportedMediaType {
 	return new UnsupportedMediaType(
 		`a body with Content-Encoding "${encoding}" is not understood; send it as gzip, deflate, br or uncompressed`,
 	);
+}
+
+function notUtf8(): BadRequest {
+	return new BadRequest('the body is not UTF-8 text');
 }
 
 function beginsLikeJson(text: string): boolean {
@@ -328,28 +333,47 @@ function add(values: Record<string, string | string[]>, name: string, value: str
 
 async function parseMultipart(content: Buffer, header: string): Promise<Body> {
 	const boundary = /;\s*boundary\s*=\s*(?:"([^"]+)"|([^;\s]+))/i.exec(header);
-	const delimiter = Buffer.from(`--${boundary?.[1] ?? boundary?.[2] ?? ''}`);
-	// Counted beforehand, as the parser has no limit of its own.
+	const delimiter = `--${boundary?.[1] ?? boundary?.[2] ?? ''}`;
+	// Counted beforehand: the parser can leave parts out, but not stop.
 	let parts = 0;
 	for (let at = content.indexOf(delimiter); at >= 0; at = content.indexOf(delimiter, at + delimiter.length)) {
 		if (++parts > maxFields + 1) throw new BadRequest(`the form has more than ${maxFields} parts`);
 	}
-	let form: FormData;
-	try {
-		form = await new Response(content as Uint8Array<ArrayBuffer>, {
-			headers: { 'content-type': header },
-		}).formData();
-	} catch {
-		throw new BadRequest('the body is not valid multipart/form-data');
-	}
-	const values: Record<string, string | string[]> = Object.create(null);
-	for (const [name, value] of form) {
-		if (typeof value !== 'string') {
-			throw new BadRequest(
-				`part ${JSON.stringify(name.slice(0, 100))} of the form is a file; a route takes plain fields, and files only where it says "stdin: body"`,
-			);
-		}
-		add(values, name, value, 'the form');
-	}
+	const values = await fieldsOf(content, header);
+	if (!isUtf8(content)) throw notUtf8();
 	return values;
+}
+
+function fieldsOf(content: Buffer, header: string): Promise<Record<string, string | string[]>> {
+	const values: Record<string, string | string[]> = Object.create(null);
+	const broken = () => new BadRequest('the body is not valid multipart/form-data');
+	return new Promise((resolve, reject) => {
+		let form: Busboy;
+		try {
+			form = new Busboy({ headers: { 'content-type': header }, limits: { fieldSize: content.length } });
+		} catch {
+			reject(broken());
+			return;
+		}
+		form.on('field', (name: string | undefined, value) => {
+			try {
+				if (name === undefined) reject(broken());
+				else add(values, name, value, 'the form');
+			} catch (error) {
+				reject(error);
+			}
+		});
+		form.on('file', (name, file) => {
+			file.on('error', () => {}).resume();
+			const part = JSON.stringify(String(name).slice(0, 100));
+			reject(
+				new BadRequest(
+					`part ${part} of the form is a file; a route takes plain fields, and files only as bytes for its command (stdin: body)`,
+				),
+			);
+		});
+		form.on('error', () => reject(broken()));
+		form.on('finish', () => resolve(values));
+		form.end(content);
+	});
 }
