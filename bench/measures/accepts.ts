@@ -60,13 +60,13 @@ export const accepts: Measure = {
 			const result = await bench.load({
 				...listener.call(route),
 				connections: CONNECTIONS,
-				warmup: bench.quick ? 200 : 500,
-				count: bench.quick ? 1000 : 4000,
-				seconds: bench.quick ? 0.7 : 2,
+				warmup: bench.quick ? 200 : 300,
+				count: bench.quick ? 800 : 3000,
+				seconds: bench.quick ? 0.7 : 1.5,
 			});
 			const during = ran() - before;
 			const wanted = result.succeededInAll;
-			const all = await untilRan(() => ran() - before, wanted, bench.quick ? 700 : 2000);
+			const all = await untilRan(() => ran() - before, wanted, bench.quick ? 1500 : 4000);
 			const took = performance.timeOrigin + performance.now() - result.began;
 			if (all < wanted) {
 				// What is left would run into the next round.
