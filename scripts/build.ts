@@ -1,15 +1,21 @@
-/** `npm run build`: dist/, the listener as JavaScript with the files it reads, as the npm package carries it. */
+/**
+ * `npm run build`: dist/, the listener as JavaScript with the files it reads, as the npm package carries it.
+ * `npm run build -- FOLDER` builds into another folder.
+ */
 
 import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, rmSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 
 const root = join(import.meta.dirname, '..');
 const source = join(root, 'listener');
-const target = join(root, 'dist');
+const target = resolve(process.argv[2] ?? join(root, 'dist'));
 
 rmSync(target, { recursive: true, force: true });
-const compiled = spawnSync('tsc', ['-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' });
+const compiled = spawnSync('tsc', ['-p', 'tsconfig.build.json', '--outDir', target], {
+	cwd: root,
+	stdio: 'inherit',
+});
 if (compiled.status !== 0) process.exit(1);
 cpSync(source, target, {
 	recursive: true,

@@ -1,13 +1,12 @@
 /**
- * `npm test`: provides the tools of the host, then runs every test of test/ and the specs of spec/.
- * `npm test -- ARGS` hands ARGS (files, `--test-name-pattern=…`) to Node's test runner and leaves the specs out.
+ * `npm test`: provides the programs of the host that tests use, then runs every test of test/.
+ * `npm test -- ARGS` hands ARGS (files, `--test-name-pattern=…`) to Node's test runner.
  */
 
-import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { spawn } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { inCI, onPath, provideTools } from './tools.ts';
+import { inCI, provideTools } from './tools.ts';
 
 const root = join(import.meta.dirname, '..');
 
@@ -17,13 +16,10 @@ const testLimit = 120_000;
 const limit = 540_000;
 
 const args = process.argv.slice(2);
-const all = args.length === 0;
 if (!provideTools()) process.exit(1);
-const passed = await nodeTests();
-const specsPassed = !all || specs();
-process.exit(passed && specsPassed ? 0 : 1);
+process.exit(await run());
 
-function nodeTests(): Promise<boolean> {
+function run(): Promise<number> {
 	const files = args.some((arg) => !arg.startsWith('-')) ? [] : ['test/**/*.test.ts'];
 	const runner = spawn(
 		process.execPath,
@@ -49,7 +45,7 @@ function nodeTests(): Promise<boolean> {
 	};
 	// At SIGINT the runner says which files it was running.
 	const stop = () => {
-		process.kill(runner.pid!, 'SIGINT');
+		runner.kill('SIGINT');
 		setTimeout(end, 5_000, 'SIGKILL').unref();
 	};
 	for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop);
@@ -63,14 +59,7 @@ function nodeTests(): Promise<boolean> {
 		runner.on('close', (status) => {
 			clearTimeout(clock);
 			end('SIGKILL');
-			resolve(status === 0);
+			resolve(status ?? 1);
 		});
 	});
-}
-
-function specs(): boolean {
-	if (!existsSync(join(root, 'spec')) || !onPath('rspec')) return true;
-	return (
-		spawnSync('rspec', { cwd: root, stdio: ['ignore', 'inherit', 'inherit'], timeout: limit }).status === 0
-	);
 }

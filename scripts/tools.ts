@@ -1,58 +1,41 @@
 /**
- * The programs of the host that the tests and checks use beside Node. As root on Debian the missing ones are installed;
- * elsewhere each is named with its package, and what needs it is left out, except where `CI` is set: there nothing may be
- * left out.
+ * The programs of the host that the tests use beside Node. As root on Debian the missing ones are installed; elsewhere each
+ * is named with its package and the tests that need it are skipped, except where `CI` is set: there nothing may be skipped.
  */
 
 import { spawnSync } from 'node:child_process';
-import { accessSync, constants, existsSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
 interface Tool {
 	/** The package of Debian that brings it. */
 	readonly debian: string;
-	/** How it is recognised: a program on PATH, a Ruby library, or a place in the file system. */
-	readonly found: { readonly program: string } | { readonly gem: string } | { readonly path: string };
-	/** What is left out without it. */
+	/** How it is recognised: by a program on PATH, or as a Ruby library. */
+	readonly found: { readonly program: string } | { readonly gem: string };
+	/** What is skipped without it. */
 	readonly purpose: string;
 }
 
 const tools: readonly Tool[] = [
-	{ debian: 'puppet-agent', found: { program: 'puppet' }, purpose: 'tests that apply Puppet manifests' },
+	{ debian: 'puppet-agent', found: { program: 'puppet' }, purpose: 'tests that apply manifests' },
 	{ debian: 'ruby-rspec-puppet', found: { gem: 'rspec-puppet' }, purpose: 'the specs in spec/' },
-	{
-		debian: 'ruby-puppetlabs-spec-helper',
-		found: { gem: 'puppetlabs_spec_helper' },
-		purpose: 'the specs in spec/',
-	},
-	{
-		debian: 'puppet-module-puppetlabs-stdlib',
-		found: { path: '/usr/share/puppet/modules/stdlib' },
-		purpose: 'the specs in spec/',
-	},
-	{ debian: 'puppet-lint', found: { program: 'puppet-lint' }, purpose: 'style checks of manifests' },
-	{
-		debian: 'puppet-strings',
-		found: { gem: 'puppet-strings' },
-		purpose: 'checks of the reference in doc comments',
-	},
+	{ debian: 'puppet-lint', found: { program: 'puppet-lint' }, purpose: 'the check of manifests’ style' },
+	{ debian: 'puppet-strings', found: { gem: 'puppet-strings' }, purpose: 'the check of doc comments' },
 	{
 		debian: 'metadata-json-lint',
 		found: { program: 'metadata-json-lint' },
-		purpose: 'checks of metadata.json',
+		purpose: 'the check of metadata.json',
 	},
-	{ debian: 'rubocop', found: { program: 'rubocop' }, purpose: 'style checks of Ruby' },
-	{ debian: 'openssl', found: { program: 'openssl' }, purpose: 'tests with TLS' },
-	{ debian: 'curl', found: { program: 'curl' }, purpose: 'tests that call the listener as curl does' },
-	{ debian: 'git', found: { program: 'git' }, purpose: 'tests with git work trees' },
-	{ debian: 'gcc', found: { program: 'gcc' }, purpose: "the benchmark's limit, written in C" },
+	{ debian: 'rubocop', found: { program: 'rubocop' }, purpose: 'the check of Ruby’s style' },
+	{ debian: 'openssl', found: { program: 'openssl' }, purpose: 'tests with certificates' },
+	{ debian: 'curl', found: { program: 'curl' }, purpose: 'the commands that the documents show' },
 ];
 
-/** True where nothing may be left out for want of a tool. */
+/** True where nothing may be skipped for want of a tool. */
 export const inCI = !['', '0', 'false', undefined].includes(process.env.CI);
 
 /** True when `name` is a program on PATH. */
-export function onPath(name: string): boolean {
+function onPath(name: string): boolean {
 	return (process.env.PATH ?? '').split(delimiter).some((folder) => {
 		try {
 			accessSync(join(folder, name), constants.X_OK);
@@ -77,7 +60,7 @@ export function provideTools(): boolean {
 	}
 	for (const tool of missing) {
 		console.error(
-			`not found: ${Object.values(tool.found)[0]} (Debian: ${tool.debian}); left out: ${tool.purpose}`,
+			`not found: ${Object.values(tool.found)[0]} (Debian: ${tool.debian}); skipped: ${tool.purpose}`,
 		);
 	}
 	return missing.length === 0 || !inCI;
@@ -85,11 +68,9 @@ export function provideTools(): boolean {
 
 function missingTools(): Tool[] {
 	const gems = missingGems(tools.flatMap((tool) => ('gem' in tool.found ? [tool.found.gem] : [])));
-	return tools.filter(({ found }) => {
-		if ('program' in found) return !onPath(found.program);
-		if ('gem' in found) return gems.includes(found.gem);
-		return !existsSync(found.path);
-	});
+	return tools.filter(({ found }) =>
+		'program' in found ? !onPath(found.program) : gems.includes(found.gem),
+	);
 }
 
 function missingGems(names: string[]): string[] {
@@ -120,15 +101,13 @@ function withoutStartingServices(work: () => void): void {
 	const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 	const wait = () => {};
 	for (const signal of signals) process.on(signal, wait);
-	let made = false;
+	// Ours may be there already, from an installation that was killed.
+	const ours = !existsSync(policy) || readFileSync(policy, 'utf8') === forbid;
 	try {
-		if (!existsSync(policy)) {
-			writeFileSync(policy, forbid, { mode: 0o755, flag: 'wx' });
-			made = true;
-		}
+		if (ours) writeFileSync(policy, forbid, { mode: 0o755 });
 		work();
 	} finally {
-		if (made) rmSync(policy);
+		if (ours) rmSync(policy);
 		for (const signal of signals) process.off(signal, wait);
 	}
 }
