@@ -312,7 +312,8 @@ function changelogFaults(markdown: string): string[] {
 
 /** Links of a document to files that do not exist, and npm scripts it names that package.json does not have. */
 function deadReferences(file: string, markdown: string): string[] {
-	const links = [...markdown.matchAll(/\]\((?!https?:|mailto:|#)([^)#\s]+)/g)]
+	const prose = markdown.replace(/^```[\s\S]*?^```$/gm, '').replace(/`[^`\n]*`/g, '');
+	const links = [...prose.matchAll(/\]\((?!https?:|mailto:|#)([^)#\s]+)/g)]
 		.map((match) => match[1] ?? '')
 		.filter((link) => !fs.existsSync(path.join(root, path.dirname(file), decodeURI(link))));
 	const scripts = [...markdown.matchAll(/\bnpm run ([\w:-]+)/g)]
@@ -362,7 +363,7 @@ describe('the documents', () => {
 			[],
 		);
 		assert.deepEqual(
-			deadReferences('docs/a.md', '[x](no.md#a) [y](../README.md) `npm run no` `npm run check`'),
+			deadReferences('docs/a.md', '[x](no.md#a) [`y`](../README.md) `a[0](b)` `npm run no` `npm run check`'),
 			['docs/a.md: no.md', 'docs/a.md: npm run no'],
 		);
 	});
