@@ -12,7 +12,7 @@ import type { Queue } from '../runs/queue.ts';
 import { hasEnded, type Run, type RunState, runStates } from '../runs/run.ts';
 import type { RunFilter } from '../stores/store.ts';
 import { answerEmpty, answerJson, answerProblem, preferredForm, runJson } from './answers.ts';
-import { parsePairs } from './body.ts';
+import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asEvents, asText, bytesOf, eventStreamType, plainTextType, sendStream } from './streams.ts';
 
@@ -62,7 +62,7 @@ export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isD
 	);
 
 	router.get('/-/runs', async (ctx) => {
-		const filter = runFilter(queryOf(ctx));
+		const filter = runFilter(parseQuery(ctx.querystring));
 		const runs = await queue.list(filter);
 		const next = runs.length < filter.limit ? null : nextPage(filter, runs.at(-1));
 		answerJson(ctx, 200, { runs: runs.map(runJson), next });
@@ -79,7 +79,7 @@ export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isD
 
 	router.get('/-/runs/:id/output', async (ctx) => {
 		const run = await runNamed(ctx.params.id ?? '');
-		const query = queryOf(ctx);
+		const query = parseQuery(ctx.querystring);
 		const lastEvent = ctx.req.headers['last-event-id'];
 		const from =
 			read(
@@ -164,16 +164,10 @@ function routeJson(route: Route) {
 	};
 }
 
-type Query = ReturnType<typeof parsePairs>;
-
-function queryOf(ctx: Context): Query {
-	return parsePairs(ctx.querystring, 'the query');
-}
-
 /** One key of the query, read; what is wrong with it comes out as the answer. */
 function read<Value>(
 	name: string,
-	given: Query[string] | undefined,
+	given: Fields[string] | undefined,
 	meaning: (text: string) => Value | undefined,
 	reason: string,
 ) {
@@ -193,7 +187,7 @@ function wholeNumber(least: number, most: number): (text: string) => number | un
 const flag = (text: string): boolean | undefined =>
 	text === 'true' ? true : text === 'false' ? false : undefined;
 
-function runFilter({ route, state, before, limit }: Query): RunFilter {
+function runFilter({ route, state, before, limit }: Fields): RunFilter {
 	const one = read('route', route, (text) => text, 'is given more than once');
 	const known = (text: string): RunState | undefined => runStates.find((name) => name === text);
 	const inState = read('state', state, known, `is none of ${runStates.join(', ')}`);

@@ -63,7 +63,10 @@ export function runUrl(id: string): string {
 	return `/-/runs/${id}`;
 }
 
-/** A run as `/-/runs/<id>` tells it. Times are ISO 8601 in UTC; `output.size` counts all bytes written, also those not kept. */
+/**
+ * A run as `/-/runs/<id>` tells it. Times are ISO 8601 in UTC; `output.size` counts all bytes written, also those not kept, and
+ * is null until the run has ended.
+ */
 export function runJson(run: Run) {
 	const url = runUrl(run.id);
 	return {
@@ -81,7 +84,7 @@ export function runJson(run: Run) {
 		acceptedAt: isoTime(run.acceptedAt),
 		startedAt: isoTime(run.startedAt),
 		endedAt: isoTime(run.endedAt),
-		output: { size: run.outputSize, url: `${url}/output` },
+		output: { size: run.endedAt === null ? null : run.outputSize, url: `${url}/output` },
 		url,
 	};
 }

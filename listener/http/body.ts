@@ -7,11 +7,11 @@ import { isUtf8 } from 'node:buffer';
 import type { IncomingMessage } from 'node:http';
 import { promisify } from 'node:util';
 import zlib from 'node:zlib';
-import { Busboy } from '@fastify/busboy';
 import type { Context } from 'koa';
 import bodyParser from 'koa-bodyparser';
 import type { Body } from '../delivery.ts';
 import { BadRequest, BodyTooLarge, RequestTimeout, UnsupportedMediaType } from '../errors.ts';
+import { parseMultipart, parsePairs } from './forms.ts';
 
 /** Within which a body has to arrive. */
 export interface BodyLimits {
@@ -23,12 +23,6 @@ export interface BodyLimits {
 
 /** What the Content-Type says. `untyped`: there is none. `other`: bytes that hold no parameters. */
 type Kind = 'none' | 'json' | 'form' | 'multipart' | 'untyped' | 'other';
-
-/**
- * Parts of a form. Far more than any form has; each costs time on the one thread that serves everybody, and 25 MiB hold
- * hundreds of thousands.
- */
-const maxFields = 1000;
 
 const nothing = Buffer.alloc(0);
 
@@ -293,87 +287,4 @@ function parseJson(text: string): Body {
 function refusePrototype(key: string, value: unknown): unknown {
 	if (key === '__proto__') throw new BadRequest('the body has a key "__proto__", which is refused');
 	return value;
-}
-
-/**
- * Reads `name=value&name=value`, as query strings and forms have it. Names are plain: brackets and dots mean nothing.
- * @param what is read, for the message: "the query"
- * @returns a map without prototype; a name given more than once has the list of its values
- * @throws BadRequest for broken escapes, and for more than 1000 pairs
- */
-export function parsePairs(text: string, what: string): Record<string, string | string[]> {
-	const values: Record<string, string | string[]> = Object.create(null);
-	const pairs = text.split('&', maxFields + 1);
-	if (pairs.length > maxFields) throw new BadRequest(`${what} has more than ${maxFields} values`);
-	for (const pair of pairs) {
-		if (pair === '') continue;
-		const equals = pair.indexOf('=');
-		const name = decode(equals < 0 ? pair : pair.slice(0, equals), what);
-		add(values, name, equals < 0 ? '' : decode(pair.slice(equals + 1), what), what);
-	}
-	return values;
-}
-
-function decode(text: string, what: string): string {
-	if (!text.includes('%')) return text.includes('+') ? text.replaceAll('+', ' ') : text;
-	try {
-		return decodeURIComponent(text.replaceAll('+', ' '));
-	} catch {
-		throw new BadRequest(`${what} is not percent-encoded UTF-8; encode a literal % as %25`);
-	}
-}
-
-function add(values: Record<string, string | string[]>, name: string, value: string, what: string): void {
-	if (name === '__proto__') throw new BadRequest(`${what} has a key "__proto__", which is refused`);
-	const before = values[name];
-	if (before === undefined) values[name] = value;
-	else if (typeof before === 'string') values[name] = [before, value];
-	else before.push(value);
-}
-
-async function parseMultipart(content: Buffer, header: string): Promise<Body> {
-	const boundary = /;\s*boundary\s*=\s*(?:"([^"]+)"|([^;\s]+))/i.exec(header);
-	const delimiter = `--${boundary?.[1] ?? boundary?.[2] ?? ''}`;
-	// Counted beforehand: the parser can leave parts out, but not stop.
-	let parts = 0;
-	for (let at = content.indexOf(delimiter); at >= 0; at = content.indexOf(delimiter, at + delimiter.length)) {
-		if (++parts > maxFields + 1) throw new BadRequest(`the form has more than ${maxFields} parts`);
-	}
-	const values = await fieldsOf(content, header);
-	if (!isUtf8(content)) throw notUtf8();
-	return values;
-}
-
-function fieldsOf(content: Buffer, header: string): Promise<Record<string, string | string[]>> {
-	const values: Record<string, string | string[]> = Object.create(null);
-	const broken = () => new BadRequest('the body is not valid multipart/form-data');
-	return new Promise((resolve, reject) => {
-		let form: Busboy;
-		try {
-			form = new Busboy({ headers: { 'content-type': header }, limits: { fieldSize: content.length } });
-		} catch {
-			reject(broken());
-			return;
-		}
-		form.on('field', (name: string | undefined, value) => {
-			try {
-				if (name === undefined) reject(broken());
-				else add(values, name, value, 'the form');
-			} catch (error) {
-				reject(error);
-			}
-		});
-		form.on('file', (name, file) => {
-			file.on('error', () => {}).resume();
-			const part = JSON.stringify(String(name).slice(0, 100));
-			reject(
-				new BadRequest(
-					`part ${part} of the form is a file; a route takes plain fields, and files only as bytes for its command (stdin: body)`,
-				),
-			);
-		});
-		form.on('error', () => reject(broken()));
-		form.on('finish', () => resolve(values));
-		form.end(content);
-	});
 }

@@ -20,7 +20,8 @@ import {
 	problemType,
 	runUrl,
 } from './answers.ts';
-import { type ArrivedBody, BodyReader, parsePairs } from './body.ts';
+import { type ArrivedBody, BodyReader } from './body.ts';
+import { parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asEvents, asTextWithEnd, eventStreamType, lastText, plainTextType, sendStream } from './streams.ts';
 import { waitOf } from './waiting.ts';
@@ -69,7 +70,7 @@ export class Deliveries {
 		const { route, segments } = routes.match(runsNothing(ctx) ? 'GET' : ctx.method, entry.path);
 		entry.route = route.name;
 
-		const query = parsePairs(entry.query, 'the query');
+		const query = parseQuery(entry.query);
 		const body = await this.#bodies.read(ctx, { size: listen.max_body, time: listen.body_timeout });
 		const verified = verify(deliveryOf(ctx, entry, query, body), route.auth);
 		// An EventSource takes 204 as the word to stop.

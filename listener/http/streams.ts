@@ -124,12 +124,13 @@ export async function* asEvents(parts: Parts, end: () => Promise<Run>): AsyncGen
 	let offset = 0;
 	for await (const part of parts) {
 		let events = '';
-		if (part.cut) {
-			if (rest.length > 0) events += event('output', offset, rest.toString());
+		// A cut, or a run that was started again and prints from the beginning: what came last goes no further.
+		if (part.from !== offset + rest.length && rest.length > 0) {
+			events += event('output', offset + rest.length, rest.toString());
 			rest = Buffer.alloc(0);
-			events += event('output', part.from, cutLine(part.cut));
 		}
 		if (rest.length === 0) offset = part.from;
+		if (part.cut) events += event('output', offset, cutLine(part.cut));
 		let bytes = rest.length === 0 ? part.bytes : Buffer.concat([rest, part.bytes]);
 		for (;;) {
 			const newline = bytes.indexOf(10);
