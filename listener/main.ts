@@ -85,7 +85,7 @@ async function serve(options: ServeOptions): Promise<number> {
 	const environment = environmentForCommands();
 	const store = SqliteStore.open(options.state);
 	const outputs = new Outputs(options.state, store);
-	const runner = Runner.start({ environment, directory: outputs.directory, log });
+	const runner = Runner.start({ environment, state: options.state, outputs: outputs.directory, log });
 	const queue = new Queue({ store, outputs, runner, log });
 	const server = createServer({ config, queue, outputs, log });
 
@@ -125,7 +125,6 @@ async function serve(options: ServeOptions): Promise<number> {
 		config.close();
 		await server.close();
 		await queue.stop();
-		await runner.stop();
 		await store.close();
 		await log.close();
 	}
