@@ -9,7 +9,7 @@ import fc from 'fast-check';
 import { StateError, StoreUnavailable } from '../listener/errors.ts';
 import { idMaker, type NewRun, type Outcome, type WhenBusy } from '../listener/runs/run.ts';
 import { SqliteStore } from '../listener/stores/sqlite.ts';
-import type { Store } from '../listener/stores/store.ts';
+import type { KeptOutput, Store } from '../listener/stores/store.ts';
 import { temporaryDirectory } from './helpers/listener.ts';
 
 /** An engine: opens the store of a directory, which may be opened again after it was closed. */
@@ -63,6 +63,19 @@ async function acceptOne(store: Store, given: Partial<NewRun> = {}) {
 	const [acceptance] = await store.accept([offer(given)]);
 	assert.ok(acceptance && acceptance.kind !== 'busy');
 	return acceptance.run;
+}
+
+/** Ends a run as the holder of an attempt; true when the store took it. */
+async function settle(store: Store, id: string, attempt: number, outcome: Outcome, output: KeptOutput) {
+	const run = await store.get(id);
+	assert.ok(run);
+	return (await store.settle({ ...run, attempt }, outcome, output)) !== undefined;
+}
+
+async function putBack(store: Store, id: string, attempt: number): Promise<boolean> {
+	const run = await store.get(id);
+	assert.ok(run);
+	return store.putBack({ ...run, attempt });
 }
 
 const ids = (runs: readonly { id: string }[]) => runs.map((run) => run.id);
@@ -122,7 +135,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		const accepted = await acceptOne(store);
 		const settled = await acceptOne(store, { group: 'other' });
 		await store.claim(2);
-		await store.settle(settled.id, 1, failure, { size: 5, short: Buffer.from('bytes') });
+		await settle(store, settled.id, 1, failure, { size: 5, short: Buffer.from('bytes') });
 		// What a crash leaves is what the files hold now; the store that is still open never gets to tidy up in the copy.
 		const copy = directory();
 		fs.cpSync(dir, copy, { recursive: true });
@@ -181,7 +194,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		for (const run of runs) {
 			assert.deepEqual(ids(await store.claim(9)), [run.id]);
 			assert.deepEqual(await store.claim(9), []);
-			assert.equal(await store.settle(run.id, 1, success, none), true);
+			assert.equal(await settle(store, run.id, 1, success, none), true);
 		}
 	});
 
@@ -189,7 +202,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		for (let i = 0; i < 5; i++) await acceptOne(store, { limit: 3 });
 		const running = await store.claim(9);
 		assert.equal(running.length, 3);
-		await store.settle(running[1]!.id, 1, success, none);
+		await settle(store, running[1]!.id, 1, success, none);
 		assert.equal((await store.claim(9)).length, 1);
 	});
 
@@ -217,7 +230,7 @@ for (const [engine, open] of Object.entries(engines)) {
 			],
 		);
 		assert.equal(await store.get(last.id), undefined);
-		await store.settle(running.id, 1, success, none);
+		await settle(store, running.id, 1, success, none);
 		const [claimed, ...rest] = await store.claim(9);
 		assert.deepEqual(rest, []);
 		assert.deepEqual(
@@ -235,7 +248,7 @@ for (const [engine, open] of Object.entries(engines)) {
 	withStore('coalesce: a run that was started before is joined no more', async (store) => {
 		const run = await acceptOne(store, { whenBusy: 'coalesce' });
 		await store.claim(1);
-		await store.putBack(run.id, 1);
+		await putBack(store, run.id, 1);
 		const [later] = await store.accept([offer({ whenBusy: 'coalesce' })]);
 		assert.equal(later?.kind, 'accepted');
 	});
@@ -254,7 +267,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		assert.deepEqual(await store.accept([offer(given)]), [{ kind: 'busy', group: 'g' }]);
 		await store.claim(9);
 		assert.deepEqual(await store.accept([offer(given)]), [{ kind: 'busy', group: 'g' }]);
-		await store.settle(first.id, 1, success, none);
+		await settle(store, first.id, 1, success, none);
 		assert.equal((await store.accept([offer(given)]))[0]?.kind, 'accepted');
 		assert.deepEqual(await store.counts(), { queued: 1, running: 1 });
 	});
@@ -270,21 +283,21 @@ for (const [engine, open] of Object.entries(engines)) {
 		assert.deepEqual(ids(await store.claim(9)), ids(runs));
 		for (const run of runs) {
 			assert.deepEqual(await store.claim(9), []);
-			await store.settle(run.id, 1, success, none);
+			await settle(store, run.id, 1, success, none);
 		}
 		assert.deepEqual(ids(await store.claim(9)), [queued.id]);
 	});
 
 	withStore('settles a run once, and only for the holder of the present attempt', async (store) => {
 		const run = await acceptOne(store);
-		assert.equal(await store.settle(run.id, 0, success, none), false, 'it was not started yet');
+		assert.equal(await settle(store, run.id, 0, success, none), false, 'it was not started yet');
 		await store.claim(1);
-		await store.putBack(run.id, 1);
+		await putBack(store, run.id, 1);
 		await store.claim(1);
-		assert.equal(await store.settle(run.id, 1, success, none), false, 'the first attempt is over');
+		assert.equal(await settle(store, run.id, 1, success, none), false, 'the first attempt is over');
 		assert.equal((await store.get(run.id))?.state, 'running');
-		assert.equal(await store.settle(run.id, 2, failure, { size: 70_000, short: null }), true);
-		assert.equal(await store.settle(run.id, 2, success, none), false);
+		assert.equal(await settle(store, run.id, 2, failure, { size: 70_000, short: null }), true);
+		assert.equal(await settle(store, run.id, 2, success, none), false);
 		const ended = await store.get(run.id);
 		assert.deepEqual(
 			[ended?.state, ended?.outcome, ended?.attempt, ended?.outputSize],
@@ -299,21 +312,30 @@ for (const [engine, open] of Object.entries(engines)) {
 		const run = await acceptOne(store);
 		await store.claim(1);
 		time -= 1_000_000;
-		await store.settle(run.id, 1, success, none);
+		await settle(store, run.id, 1, success, none);
 		const ended = await store.get(run.id);
 		assert.deepEqual([ended?.startedAt, ended?.endedAt], [2_000_000, 2_000_000]);
 		await store.close();
+	});
+
+	withStore('gives a settled run as it stands', async (store) => {
+		await acceptOne(store, { stdin: Buffer.from('x') });
+		const [claimed] = await store.claim(1);
+		const { stdin: _, ...run } = claimed!;
+		const settled = await store.settle(run, failure, { size: 3, short: Buffer.from('abc') });
+		assert.deepEqual(settled, await store.get(run.id));
+		assert.equal(await store.settle(run, failure, none), undefined);
 	});
 
 	withStore('puts a run back at its old place', async (store) => {
 		const first = await acceptOne(store);
 		const second = await acceptOne(store);
 		await store.claim(1);
-		assert.equal(await store.putBack(first.id, 1), true);
-		assert.equal(await store.putBack(first.id, 1), false);
+		assert.equal(await putBack(store, first.id, 1), true);
+		assert.equal(await putBack(store, first.id, 1), false);
 		const [again] = await store.claim(9);
 		assert.deepEqual([again?.id, again?.attempt], [first.id, 2]);
-		await store.settle(first.id, 2, success, none);
+		await settle(store, first.id, 2, success, none);
 		assert.deepEqual(ids(await store.claim(9)), [second.id]);
 	});
 
@@ -348,7 +370,7 @@ for (const [engine, open] of Object.entries(engines)) {
 			again.map((run) => [run.id, run.attempt]),
 			runs.map((run) => [run.id, 2]),
 		);
-		await store.settle(runs[0]!.id, 2, success, none);
+		await settle(store, runs[0]!.id, 2, success, none);
 		assert.deepEqual(ids(await store.claim(9)), [behind.id]);
 		await store.close();
 	});
@@ -360,7 +382,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		}
 		const claimed = await store.claim(8);
 		for (const [i, run] of claimed.slice(0, 6).entries()) {
-			await store.settle(run.id, 1, i % 3 === 0 ? failure : success, none);
+			await settle(store, run.id, 1, i % 3 === 0 ? failure : success, none);
 		}
 		const newest = ids(runs).reverse();
 		assert.deepEqual(ids(await store.list({ limit: 200 })), newest);
@@ -398,9 +420,9 @@ for (const [engine, open] of Object.entries(engines)) {
 			assert.equal(await store.shortOutput(short.id), null, 'to come');
 			await store.claim(9);
 			const bytes = Buffer.from([0, 1, 255, 13, 10]);
-			await store.settle(short.id, 1, success, { size: bytes.length, short: bytes });
-			await store.settle(empty.id, 1, success, none);
-			await store.settle(long.id, 1, success, { size: 99_999, short: null });
+			await settle(store, short.id, 1, success, { size: bytes.length, short: bytes });
+			await settle(store, empty.id, 1, success, none);
+			await settle(store, long.id, 1, success, { size: 99_999, short: null });
 			assert.deepEqual(await store.shortOutput(short.id), bytes);
 			assert.deepEqual(await store.shortOutput(empty.id), Buffer.alloc(0));
 			assert.equal(await store.shortOutput(long.id), null);
@@ -463,9 +485,9 @@ for (const [engine, open] of Object.entries(engines)) {
 						if (run === undefined) continue;
 						const done =
 							step.do === 'settle'
-								? await store.settle(run.id, run.attempt, success, none)
+								? await settle(store, run.id, run.attempt, success, none)
 								: step.do === 'putBack'
-									? await store.putBack(run.id, run.attempt)
+									? await putBack(store, run.id, run.attempt)
 									: await store.cancelQueued(run.id, cancelled);
 						assert.equal(done, model[step.do as 'settle' | 'putBack' | 'cancel'](run), step.do);
 					}
@@ -609,7 +631,7 @@ test('sqlite: a disk that takes no more refuses runs, loses none, and works agai
 	}
 	await store.accept([refused]);
 	assert.deepEqual(ids(await store.claim(1)), [kept.id]);
-	await store.settle(kept.id, 1, success, none);
+	await settle(store, kept.id, 1, success, none);
 	assert.deepEqual(ids(await store.claim(1)), [refused.id]);
 	await store.close();
 	const again = SqliteStore.open(dir);

@@ -5,7 +5,7 @@
 
 import type { Parameters } from '../routes/parameters.ts';
 import { compileTemplate, type Template } from '../routes/template.ts';
-import type { PlannedStep } from './step.ts';
+import type { PlannedStep, StepKind } from './step.ts';
 
 /** A command as a route has it, before any values. */
 export interface CommandSpec {
@@ -30,6 +30,11 @@ export interface PlannedCommand extends PlannedStep {
 	/** The route's own variables. */
 	readonly env: Readonly<Record<string, string>>;
 }
+
+export const command: StepKind<PlannedCommand> = {
+	kind: 'command',
+	perform: ({ argv, cwd, env }, context) => context.run({ argv, cwd, env, stdin: context.stdin }),
+};
 
 export interface CompiledCommand {
 	/** Fills in the values. Never fails: what could be wrong was refused at load. */
@@ -59,12 +64,12 @@ export function compileCommand(spec: CommandSpec): CompiledCommand | { faults: C
 		return compiled;
 	};
 
-	const { command, shell } = spec;
+	const { command: written, shell } = spec;
 	const items: (Template | undefined)[] = [];
-	if (typeof command === 'string') faults.push(...shellTextFaults(command));
+	if (typeof written === 'string') faults.push(...shellTextFaults(written));
 	else {
-		items.push(...command.map((item, i) => template(item, ['command', i])));
-		if (command[0]?.trim() === '')
+		items.push(...written.map((item, i) => template(item, ['command', i])));
+		if (written[0]?.trim() === '')
 			faults.push({ key: ['command', 0], message: 'the first item names the program and must not be blank' });
 	}
 	const cwd = spec.cwd === undefined ? undefined : template(spec.cwd, ['cwd']);
@@ -78,7 +83,7 @@ export function compileCommand(spec: CommandSpec): CompiledCommand | { faults: C
 	});
 	if (faults.length > 0) return { faults };
 
-	const text = typeof command === 'string' ? command : null;
+	const text = typeof written === 'string' ? written : null;
 	return {
 		names: [...names],
 		plan: (parameters) => ({

@@ -1,6 +1,6 @@
 /**
- * A step is one thing a run does. A kind is a file in this folder that gives: the schema of what users write, `plan` (checked
- * parameters in, plain data out, stored with the run) and `perform` (does it inside a runner, telling its output as it comes).
+ * A step is one thing a run does. A kind is a file in this folder that gives `plan` (checked parameters in, plain data out,
+ * stored with the run) and `perform` (does it inside a runner); the schema of what users write is in schema.ts.
  */
 
 /** A step with all values filled in. Plain data: stored as JSON with the run. */
@@ -22,24 +22,31 @@ export interface StepResult {
 /** Why a run is being stopped before its end. */
 export type StopReason = 'timeout' | 'caller';
 
-/** What a runner gives to a step while it is performed. */
-export interface StepContext {
-	/** The whole environment for programs: the allow-list, the parameters and the WEBHOOK_ variables. */
-	readonly environment: Readonly<Record<string, string>>;
-	/** Bytes for standard input; null for none (`/dev/null`). */
+/** A program to be run, found in PATH when its name has no slash. */
+export interface Program {
+	/** The program and its arguments, passed on exactly. */
+	readonly argv: readonly string[];
+	/** null: the listener's own working directory. */
+	readonly cwd: string | null;
+	/** Variables beside the allow-list. The run's parameters and the WEBHOOK_ variables come after them and win. */
+	readonly env: Readonly<Record<string, string>>;
+	/** Bytes for its standard input; null for none (`/dev/null`). */
 	readonly stdin: Buffer | null;
-	/** Milliseconds from TERM to KILL. */
-	readonly killAfter: number;
-	/** Aborted when the run is to stop; `reason` is a StopReason. The step ends what it started and returns. */
-	readonly stop: AbortSignal;
-	/** Keeps output. False asks the step to stop reading until `drained` resolves (back-pressure). */
-	write(chunk: Buffer): boolean;
-	drained(): Promise<void>;
-	/** Tells the process group that was started, so that it can be found after a crash. */
-	started(pid: number): void;
 }
 
-/** A kind of step: a file in this folder. `Planned` is what it stores. */
+/** What a runner gives to a step while it is performed. */
+export interface StepContext {
+	/** Bytes that came with the run for standard input; null for none. */
+	readonly stdin: Buffer | null;
+	/** Aborted when the run is to stop; `reason` is a StopReason. The step ends what it does and returns. */
+	readonly stop: AbortSignal;
+	/** Keeps output of the step itself. Programs' output is kept by `run`. */
+	write(bytes: Buffer): void;
+	/** Runs a program in a process group of its own, keeps what it prints, and ends the group when the run is to stop. Never rejects. */
+	run(program: Program): Promise<StepResult>;
+}
+
+/** A kind of step. `Planned` is what it stores. */
 export interface StepKind<Planned extends PlannedStep> {
 	readonly kind: Planned['kind'];
 	perform(step: Planned, context: StepContext): Promise<StepResult>;

@@ -227,24 +227,25 @@ export class SqliteStore implements Store {
 		});
 	}
 
-	settle(id: string, attempt: number, outcome: Outcome, output: KeptOutput): Promise<boolean> {
+	settle(run: Run, outcome: Outcome, output: KeptOutput): Promise<Run | undefined> {
 		return this.#change(() => {
-			const row = this.#sql.running.get(id, attempt) as { seq: number; grp: string } | undefined;
-			if (row === undefined) return false;
-			this.#sql.settle.run(...ending(outcome, this.#now()), output.size, row.seq);
-			if (output.short !== null && output.short.length > 0) this.#sql.putOutput.run(row.seq, output.short);
+			if (!this.#isPresent(run)) return undefined;
+			const endedAt = Math.max(this.#now(), run.startedAt ?? 0);
+			this.#sql.settle.run(...ending(outcome, endedAt), output.size, run.seq);
+			if (output.short !== null && output.short.length > 0) this.#sql.putOutput.run(run.seq, output.short);
 			this.#counts.running--;
-			const group = this.#group(row.grp);
+			const group = this.#group(run.group);
 			group.taken--;
-			this.#admit(row.grp, group);
-			return true;
+			this.#admit(run.group, group);
+			return { ...run, state: outcome.state, endedAt, outcome, outputSize: output.size };
 		});
 	}
 
-	putBack(id: string, attempt: number): Promise<boolean> {
+	putBack(run: Run): Promise<boolean> {
 		return this.#change(() => {
 			// It keeps its place in the group, so nobody overtakes it.
-			if (this.#sql.putBack.run(id, attempt).changes === 0) return false;
+			if (!this.#isPresent(run)) return false;
+			this.#sql.admit.run(run.seq);
 			this.#counts.running--;
 			this.#counts.queued++;
 			return true;
@@ -255,7 +256,7 @@ export class SqliteStore implements Store {
 		return this.#change(() => {
 			const row = this.#sql.byId.get(id) as unknown as Row | undefined;
 			if (row === undefined || row.state > code.ready) return false;
-			this.#sql.cancel.run(...ending(outcome, this.#now()), row.seq);
+			this.#sql.settle.run(...ending(outcome, Math.max(this.#now(), row.started_at ?? 0)), 0, row.seq);
 			this.#counts.queued--;
 			const group = this.#group(row.grp);
 			group[row.state === code.waiting ? 'waiting' : 'taken']--;
@@ -380,6 +381,11 @@ export class SqliteStore implements Store {
 		if (group.taken === 0) this.#groups.delete(name);
 	}
 
+	/** True while the run is running, and in this attempt. */
+	#isPresent({ seq, id, attempt }: Run): boolean {
+		return this.#sql.running.get(seq, id, attempt) !== undefined;
+	}
+
 	/** A group to change within a transaction. */
 	#group(name: string): Group {
 		let group = this.#groups.get(name);
@@ -475,8 +481,6 @@ export class SqliteStore implements Store {
 function prepare(db: DatabaseSync) {
 	const open = `state <= ${code.running}`;
 	const ended = `state >= ${code.succeeded}`;
-	const ends =
-		'state = ?, reason = ?, exit_code = ?, signal = ?, message = ?, ended_at = max(?, coalesce(started_at, 0))';
 	const forEachState = (sql: (state: number, range: string) => string): Record<number, StatementSync> =>
 		Object.fromEntries(
 			allCodes.map((state) => [state, db.prepare(sql(state, state <= code.running ? open : ended))]),
@@ -497,11 +501,12 @@ function prepare(db: DatabaseSync) {
 		claim: db.prepare(
 			`UPDATE runs SET state = ${code.running}, attempt = attempt + 1, started_at = ? WHERE seq = ?`,
 		),
-		running: db.prepare(`SELECT seq, grp FROM runs WHERE id = ? AND attempt = ? AND state = ${code.running}`),
-		settle: db.prepare(`UPDATE runs SET ${ends}, output_size = ? WHERE seq = ?`),
-		cancel: db.prepare(`UPDATE runs SET ${ends} WHERE seq = ?`),
-		putBack: db.prepare(
-			`UPDATE runs SET state = ${code.ready} WHERE id = ? AND attempt = ? AND state = ${code.running}`,
+		running: db.prepare(
+			`SELECT 1 AS yes FROM runs WHERE seq = ? AND id = ? AND attempt = ? AND state = ${code.running}`,
+		),
+		settle: db.prepare(
+			'UPDATE runs SET state = ?, reason = ?, exit_code = ?, signal = ?, message = ?, ended_at = ?, output_size = ? ' +
+				'WHERE seq = ?',
 		),
 		recover: db.prepare(
 			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} RETURNING ${columns}`,
@@ -530,9 +535,9 @@ function prepare(db: DatabaseSync) {
 	};
 }
 
-/** The values for `ends` in the statements above. */
-function ending(outcome: Outcome, now: number): SQLInputValue[] {
-	return [code[outcome.state], outcome.reason, outcome.exitCode, outcome.signal, outcome.message, now];
+/** The first values of the statement `settle`. */
+function ending(outcome: Outcome, endedAt: number): SQLInputValue[] {
+	return [code[outcome.state], outcome.reason, outcome.exitCode, outcome.signal, outcome.message, endedAt];
 }
 
 function newRun(run: NewRun, seq: number): Run {

@@ -33,10 +33,13 @@ export interface Store {
 	 * a group the order is kept; a group without room delays no other. @throws StoreUnavailable
 	 */
 	claim(limit: number): Promise<readonly ClaimedRun[]>;
-	/** Ends a run. False when `attempt` is no longer the present one: then nothing was changed. @throws StoreUnavailable */
-	settle(id: string, attempt: number, outcome: Outcome, output: KeptOutput): Promise<boolean>;
-	/** Puts a running run back into the queue, at its old place. False as with `settle`. @throws StoreUnavailable */
-	putBack(id: string, attempt: number): Promise<boolean>;
+	/**
+	 * Ends a running run. Gives it as it stands then; undefined when its attempt is no longer the present one: then nothing was
+	 * changed. @throws StoreUnavailable
+	 */
+	settle(run: Run, outcome: Outcome, output: KeptOutput): Promise<Run | undefined>;
+	/** Puts a running run back into the queue, at its old place. False when its attempt is no longer the present one. @throws StoreUnavailable */
+	putBack(run: Run): Promise<boolean>;
 	/** Ends a queued run. False when it is not queued any more. @throws StoreUnavailable */
 	cancelQueued(id: string, outcome: Outcome): Promise<boolean>;
 	/** Puts every run that is marked running back into the queue (nobody can be running it: a listener starts). Returns them. */

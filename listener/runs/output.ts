@@ -1,0 +1,427 @@
+/**
+ * What a run prints. Offsets count every byte that was written, also those that were not kept: of more than `maxOutput`
+ * bytes the first and the last half are kept.
+ *
+ * A file of output begins with the first half, at its offsets. The last half is a ring behind it, so that a run which prints
+ * for days rewrites the same bytes: offset o is found at `head + (o - head) % tail`. Behind the ring stands a number of 8
+ * bytes: up to which offset the ring has been written, put there before it is. Who reads a growing file reads that number
+ * after the bytes and knows which of them were overwritten meanwhile.
+ *
+ * Short output of a short run never touches a file; it goes into the store together with the outcome.
+ */
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { StringDecoder } from 'node:string_decoder';
+import type { Log } from '../log.ts';
+import type { KeptOutput, Store } from '../stores/store.ts';
+import { hasEnded, type Run } from './run.ts';
+
+/** Bytes that go into the store rather than a file. More would make its pages slow to read. */
+const mostShort = 16 * 1024;
+/** Milliseconds after which output is written to a file however short it is, so that it can be followed. */
+const shortTime = 100;
+/** Milliseconds between two messages that a file has grown: fluent for people, and few messages. */
+const tellEvery = 50;
+/** Bytes read from a file at once. */
+const readSize = 64 * 1024;
+
+/** Where things are in a file that keeps `most` bytes: how much of the beginning and of the end, and the number behind the ring. */
+function layout(most: number): { head: number; tail: number; mark: number } {
+	const head = Math.ceil(most / 2);
+	// At a multiple of its size, so that it is read and written in one piece.
+	return { head, tail: most - head, mark: Math.ceil(most / 8) * 8 };
+}
+
+/** Keeps the output of one run. Lives in a runner. */
+export class OutputWriter {
+	readonly #file: string;
+	readonly #head: number;
+	readonly #tail: number;
+	readonly #mark: number;
+	readonly #grown: (size: number) => void;
+	#size = 0;
+	/** What came so far, as long as it may stay short. */
+	#memory: Buffer[] | undefined = [];
+	#fd: number | undefined;
+	#trouble: string | undefined;
+	#toFile: NodeJS.Timeout | undefined;
+	#tell: NodeJS.Timeout | undefined;
+
+	/**
+	 * @param file where output goes unless it stays short; an older file is replaced
+	 * @param most bytes to keep
+	 * @param grown is told now and then how many bytes have been written, once there is a file
+	 */
+	constructor(file: string, most: number, grown: (size: number) => void) {
+		this.#file = file;
+		const { head, tail, mark } = layout(most);
+		this.#head = head;
+		this.#tail = tail;
+		this.#mark = mark;
+		this.#grown = grown;
+	}
+
+	/**
+	 * Keeps bytes; they may be changed afterwards. Writing into the kernel's cache is quicker than handing the bytes to another
+	 * thread, and the ring keeps the same few pages dirty, so the kernel has no reason to make us wait.
+	 */
+	write(bytes: Buffer): void {
+		if (bytes.length === 0) return;
+		const offset = this.#size;
+		this.#size += bytes.length;
+		if (this.#memory !== undefined && this.#size <= Math.min(mostShort, this.#head + this.#tail)) {
+			this.#memory.push(Buffer.from(bytes));
+			this.#toFile ??= setTimeout(() => this.#open(), shortTime);
+			return;
+		}
+		this.#open();
+		this.#put(bytes, offset);
+		this.#tell ??= setTimeout(() => this.#told(), tellEvery);
+	}
+
+	/** Ends the output. It is on disk, or in the answer, when this resolves; `trouble` says why not all could be kept. */
+	async end(): Promise<KeptOutput & { readonly trouble: string | undefined }> {
+		clearTimeout(this.#toFile);
+		clearTimeout(this.#tell);
+		const size = this.#size;
+		if (this.#memory !== undefined) return { size, short: Buffer.concat(this.#memory), trouble: undefined };
+		const fd = this.#fd;
+		if (fd !== undefined) {
+			const error = await new Promise<Error | null>((resolve) => fs.fdatasync(fd, resolve));
+			if (error) this.#trouble ??= error.message;
+			fs.closeSync(fd);
+		}
+		return { size, short: null, trouble: this.#trouble };
+	}
+
+	#open(): void {
+		if (this.#memory === undefined) return;
+		const before = this.#memory;
+		this.#memory = undefined;
+		clearTimeout(this.#toFile);
+		try {
+			this.#fd = fs.openSync(this.#file, 'w', 0o600);
+		} catch (error) {
+			this.#trouble = (error as Error).message;
+		}
+		let offset = 0;
+		for (const bytes of before) {
+			this.#put(bytes, offset);
+			offset += bytes.length;
+		}
+		this.#told();
+	}
+
+	#told(): void {
+		this.#tell = undefined;
+		this.#grown(this.#size);
+	}
+
+	#put(bytes: Buffer, offset: number): void {
+		const head = this.#head;
+		const tail = this.#tail;
+		const inHead = Math.max(0, Math.min(bytes.length, head - offset));
+		this.#putAt(bytes.subarray(0, inHead), offset);
+		if (inHead === bytes.length || tail === 0) return;
+		const end = offset + bytes.length;
+		// Bytes that the rest of the same piece would overwrite need not be written.
+		let from = Math.max(offset + inHead, end - tail);
+		if (end > head + tail) {
+			const written = Buffer.alloc(8);
+			written.writeBigUInt64LE(BigInt(end));
+			this.#putAt(written, this.#mark);
+		}
+		while (from < end) {
+			const place = (from - head) % tail;
+			const length = Math.min(end - from, tail - place);
+			this.#putAt(bytes.subarray(from - offset, from - offset + length), head + place);
+			from += length;
+		}
+	}
+
+	#putAt(bytes: Buffer, position: number): void {
+		// After a failure nothing more is written: a hole in the middle would look like zeros that the command printed.
+		if (this.#fd === undefined || this.#trouble !== undefined) return;
+		try {
+			for (let done = 0; done < bytes.length; ) {
+				done += fs.writeSync(this.#fd, bytes, done, bytes.length - done, position + done);
+			}
+		} catch (error) {
+			this.#trouble = (error as Error).message;
+		}
+	}
+}
+
+/** A piece of output. */
+export interface OutputPart {
+	/** The offset of its first byte. */
+	readonly from: number;
+	readonly bytes: Buffer;
+	/** The offsets before it that were not kept, from the first to behind the last. */
+	readonly cut?: { readonly from: number; readonly to: number };
+}
+
+interface Growing {
+	readonly attempt: number;
+	size: number;
+}
+
+/** Reads output, finished or growing. Lives in the listener. */
+export class Outputs {
+	/** Where files of output are. */
+	readonly directory: string;
+	readonly #store: Store;
+	/** Runs under way. */
+	readonly #growing = new Map<string, Growing>();
+	readonly #waiting = new Map<string, Set<() => void>>();
+
+	/** @param state the state directory */
+	constructor(state: string, store: Store) {
+		this.directory = path.join(state, 'output');
+		this.#store = store;
+		fs.mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+	}
+
+	/** A run was started; output of an earlier attempt counts no more. The queue says so, and the two below. */
+	started(id: string, attempt: number): void {
+		this.#growing.set(id, { attempt, size: 0 });
+		this.#changed(id);
+	}
+
+	/** So many bytes are in the run's file. */
+	grown(id: string, attempt: number, size: number): void {
+		const growing = this.#growing.get(id);
+		if (growing?.attempt !== attempt) return;
+		growing.size = size;
+		this.#changed(id);
+	}
+
+	/** The run has ended, is queued again, or was cancelled before it began, and the store has that. */
+	ended(id: string): void {
+		this.#growing.delete(id);
+		this.#changed(id);
+	}
+
+	/** What is there now, from an offset on. */
+	async *read(id: string, from: number): AsyncGenerator<OutputPart, void, undefined> {
+		const run = await this.#store.get(id);
+		if (run === undefined) return;
+		const growing = this.#growing.get(id);
+		if (growing === undefined || hasEnded(run.state)) return yield* this.#finished(run, from);
+		const { size } = growing;
+		const reader = this.#reader(run);
+		try {
+			for (let part = await reader.part(from, size); part; part = await reader.part(end(part), size))
+				yield part;
+		} finally {
+			await reader.close();
+		}
+	}
+
+	/** What is there and what is to come, from an offset on, until the run has ended or `signal` aborts. When the run is started again, its output begins again at 0. */
+	async *follow(id: string, from: number, signal: AbortSignal): AsyncGenerator<OutputPart, void, undefined> {
+		let run = await this.#store.get(id);
+		let attempt: number | undefined;
+		let reader: FileReader | undefined;
+		try {
+			while (run !== undefined && !signal.aborted) {
+				const growing = this.#growing.get(id);
+				if (growing === undefined) {
+					// Asked for before looking, so that no change goes unnoticed.
+					const change = this.#change(id, signal);
+					run = await this.#store.get(id);
+					if (run !== undefined && hasEnded(run.state)) {
+						const again = attempt !== undefined && attempt !== run.attempt;
+						return yield* this.#finished(run, again ? 0 : from);
+					}
+					if (run !== undefined && !this.#growing.has(id)) await change;
+					continue;
+				}
+				if (attempt !== undefined && attempt !== growing.attempt) from = 0;
+				attempt = growing.attempt;
+				const { size } = growing;
+				reader ??= this.#reader(run);
+				const part = from < size ? await reader.part(from, size) : undefined;
+				if (part !== undefined) {
+					from = end(part);
+					yield part;
+				} else if (this.#growing.get(id) === growing && growing.size === size) {
+					await this.#change(id, signal);
+				}
+			}
+		} finally {
+			await reader?.close();
+		}
+	}
+
+	async *#finished(run: Run, from: number): AsyncGenerator<OutputPart, void, undefined> {
+		if (!hasEnded(run.state) || from >= run.outputSize) return;
+		const short = await this.#store.shortOutput(run.id);
+		if (short) return yield { from, bytes: short.subarray(from) };
+		const reader = this.#reader(run);
+		try {
+			while (from < run.outputSize) {
+				const part = await reader.part(from, run.outputSize);
+				// Output that could not be kept, because the disk was full, is said like output that was cut.
+				yield part ?? { from: run.outputSize, bytes: Buffer.alloc(0), cut: { from, to: run.outputSize } };
+				from = part === undefined ? run.outputSize : end(part);
+			}
+		} finally {
+			await reader.close();
+		}
+	}
+
+	#reader(run: Run): FileReader {
+		return new FileReader(path.join(this.directory, run.id), run.plan.maxOutput);
+	}
+
+	#changed(id: string): void {
+		const waiting = this.#waiting.get(id);
+		this.#waiting.delete(id);
+		for (const wake of waiting ?? []) wake();
+	}
+
+	/** Resolves with the next change of a run's output or state, or when `signal` aborts. */
+	#change(id: string, signal: AbortSignal): Promise<void> {
+		return new Promise((resolve) => {
+			if (signal.aborted) return resolve();
+			const waiting = this.#waiting.get(id) ?? new Set();
+			this.#waiting.set(id, waiting);
+			const done = () => {
+				signal.removeEventListener('abort', done);
+				waiting.delete(done);
+				if (waiting.size === 0 && this.#waiting.get(id) === waiting) this.#waiting.delete(id);
+				resolve();
+			};
+			waiting.add(done);
+			signal.addEventListener('abort', done);
+		});
+	}
+}
+
+function end(part: OutputPart): number {
+	return part.from + part.bytes.length;
+}
+
+/** Reads one file of output, also while it is written. */
+class FileReader {
+	readonly #file: string;
+	readonly #head: number;
+	readonly #tail: number;
+	readonly #mark: number;
+	#handle: fs.promises.FileHandle | undefined;
+
+	constructor(file: string, most: number) {
+		this.#file = file;
+		const { head, tail, mark } = layout(most);
+		this.#head = head;
+		this.#tail = tail;
+		this.#mark = mark;
+	}
+
+	/**
+	 * The next bytes from an offset on, when `size` were written; a cut that lies there is skipped and said.
+	 * @returns undefined when there are none
+	 */
+	async part(from: number, size: number): Promise<OutputPart | undefined> {
+		const asked = from;
+		const most = this.#head + this.#tail;
+		let oldest = size - this.#tail;
+		for (;;) {
+			if (size > most && from >= this.#head) from = Math.max(from, oldest);
+			const found = from < size ? await this.#bytes(from, size) : undefined;
+			if (found === undefined) return undefined;
+			// Where the ring was overwritten while we read, what we have is newer than its offset says.
+			const written = from >= this.#head ? await this.#written() : 0;
+			oldest = Math.max(oldest, written - this.#tail);
+			const lost = from >= this.#head && written > most ? Math.max(0, oldest - from) : 0;
+			if (lost >= found.length) continue;
+			const bytes = found.subarray(lost);
+			from += lost;
+			return from > asked ? { from, bytes, cut: { from: asked, to: from } } : { from, bytes };
+		}
+	}
+
+	async close(): Promise<void> {
+		await this.#handle?.close();
+	}
+
+	async #bytes(from: number, size: number): Promise<Buffer | undefined> {
+		const inRing = from >= this.#head;
+		const position = inRing ? this.#head + ((from - this.#head) % this.#tail) : from;
+		const border = inRing ? this.#head + this.#tail : this.#head;
+		return this.#read(Math.min(readSize, size - from, border - position), position);
+	}
+
+	/** Up to which offset the ring has been overwritten; 0 while it has not gone round. */
+	async #written(): Promise<number> {
+		const bytes = await this.#read(8, this.#mark);
+		return bytes?.length === 8 ? Number(bytes.readBigUInt64LE()) : 0;
+	}
+
+	async #read(length: number, position: number): Promise<Buffer | undefined> {
+		try {
+			this.#handle ??= await fs.promises.open(this.#file);
+		} catch {
+			// It could not be made, or has been removed: there is nothing to read.
+			return undefined;
+		}
+		const { bytesRead, buffer } = await this.#handle.read(Buffer.allocUnsafe(length), 0, length, position);
+		return bytesRead === 0 ? undefined : buffer.subarray(0, bytesRead);
+	}
+}
+
+/** Lines of one run that are logged at most: enough to see what happened, while a loop that prints does not fill the log. */
+const mostLines = 10_000;
+/** Characters of a line that are logged at most. */
+const longestLine = 8 * 1024;
+
+/** Writes a run's output into the log, each line once. */
+export class LineLog {
+	readonly #log: Log;
+	readonly #fields: { readonly run: string; readonly route: string };
+	readonly #decoder = new StringDecoder('utf8');
+	#line = '';
+	#lines = 0;
+
+	constructor(log: Log, run: Run) {
+		this.#log = log;
+		this.#fields = { run: run.id, route: run.route };
+	}
+
+	/** True once no more lines will be logged. */
+	get full(): boolean {
+		return this.#lines > mostLines;
+	}
+
+	write(bytes: Buffer): void {
+		const lines = this.#decoder.write(bytes).split('\n');
+		for (const [index, text] of lines.entries()) {
+			if (this.full) return;
+			// Of a line without end only the beginning is held.
+			if (this.#line.length <= longestLine) this.#line += text.slice(0, longestLine + 1);
+			if (index < lines.length - 1) this.#write();
+		}
+	}
+
+	/** Logs a last line that has no line end. */
+	end(): void {
+		this.write(Buffer.from(this.#decoder.end()));
+		if (this.#line !== '') this.#write();
+	}
+
+	#write(): void {
+		const line = this.#line.endsWith('\r') ? this.#line.slice(0, -1) : this.#line;
+		this.#line = '';
+		if (this.full) return;
+		if (++this.#lines > mostLines) {
+			this.#log.warn(`the run goes on printing; more than ${mostLines} lines of it are not logged`, {
+				...this.#fields,
+				output: `/-/runs/${this.#fields.run}/output`,
+			});
+			return;
+		}
+		this.#log.info(line.length > longestLine ? `${line.slice(0, longestLine)}…` : line, this.#fields);
+	}
+}

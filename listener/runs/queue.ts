@@ -1,0 +1,388 @@
+/**
+ * The owner of runs: takes them, has them performed within the limits, and settles them, each step written down before it
+ * counts. Only here does a run change its state.
+ *
+ *   accept → queued → claimed → performed by a runner → settled
+ *
+ * At start, runs that an earlier listener left running are queued again, once what it left behind has been ended.
+ */
+
+import { EventEmitter } from 'node:events';
+import os from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Conflict, NotFound, ShuttingDown, StoreUnavailable } from '../errors.ts';
+import type { Log } from '../log.ts';
+import type { Acceptance, KeptOutput, RunFilter, Store } from '../stores/store.ts';
+import { LineLog, type Outputs } from './output.ts';
+import { type ClaimedRun, hasEnded, type NewRun, type Outcome, type Run } from './run.ts';
+import type { Runner } from './runner.ts';
+
+/** What happens to runs, for whoever wants to know. */
+export interface QueueEvents {
+	queued: [run: Run];
+	started: [run: Run];
+	/** So many bytes of output can be read. */
+	output: [id: string, size: number];
+	ended: [run: Run];
+}
+
+export interface QueueOptions {
+	readonly store: Store;
+	readonly outputs: Outputs;
+	readonly runner: Runner;
+	readonly log: Log;
+	/** Runs performed at once at most. Default: two for each processor, at least 4; commands mostly wait for something. */
+	readonly limit?: number;
+}
+
+/** Milliseconds until what the store could not write is tried again. */
+const retryAfter = 1_000;
+/** Runners that may die over a run before it is given up: such a command probably kills them itself. */
+const mostDeaths = 3;
+
+/** A run that is being performed, or whose end is being written down. */
+interface UnderWay {
+	readonly run: Run;
+	/** Its output on the way into the log, once there is a file of it. */
+	logging: Promise<LineLog> | undefined;
+	/** A runner has reported its end, or its own. */
+	performed: boolean;
+}
+
+export class Queue {
+	readonly #store: Store;
+	readonly #outputs: Outputs;
+	readonly #runner: Runner;
+	readonly #log: Log;
+	readonly #limit: number;
+	readonly #events = new EventEmitter<QueueEvents>();
+	readonly #underWay = new Map<string, UnderWay>();
+	readonly #waiting = new Map<string, Set<(run: Run) => void>>();
+	/** Deaths of runners that had a run, by its id. */
+	readonly #deaths = new Map<string, number>();
+	/** Ends on their way into the store or the log. */
+	readonly #closing = new Set<Promise<void>>();
+	#performing = 0;
+	/** Places that claims on their way may fill. */
+	#claiming = 0;
+	/** A run may have been left in the queue because those places were not free. */
+	#refused = false;
+	#started = false;
+	#draining = false;
+	#stopping = false;
+	/** Called whenever something under way has ended. */
+	#look: () => void = () => {};
+
+	constructor({ store, outputs, runner, log, limit }: QueueOptions) {
+		this.#store = store;
+		this.#outputs = outputs;
+		this.#runner = runner;
+		this.#log = log;
+		this.#limit = limit ?? Math.max(4, 2 * os.availableParallelism());
+		// Every follower may listen.
+		this.#events.setMaxListeners(0);
+		runner.report({
+			output: (id, attempt, size) => this.#grown(id, attempt, size),
+			ended: (id, attempt, outcome, size, short) => this.#performed(id, attempt, outcome, { size, short }),
+			lost: (runs) => {
+				for (const run of runs) this.#lost(run);
+			},
+		});
+	}
+
+	/** Takes up what an earlier listener left, and begins. @throws StoreUnavailable */
+	async start(): Promise<void> {
+		const recovered = await this.#store.recover();
+		// A crash during an earlier start may have left processes of runs that are queued by now.
+		const recorded = await Promise.all(this.#runner.recorded.map((id) => this.#store.get(id)));
+		const open = recorded.filter((run) => run !== undefined && !hasEnded(run.state)) as Run[];
+		await this.#runner.clear([...recovered, ...open]);
+		for (const { id, route, attempt } of recovered) {
+			this.#log.warn('run was interrupted and is started again', { run: id, route, attempt });
+		}
+		this.#started = true;
+		this.#claim(this.#limit);
+	}
+
+	/**
+	 * Takes runs, all or none. Resolves when they are on disk.
+	 * @throws ShuttingDown StoreUnavailable
+	 */
+	async accept(offers: readonly NewRun[]): Promise<readonly Acceptance[]> {
+		if (this.#draining)
+			throw new ShuttingDown('the listener is stopping; try again in a moment', {
+				headers: { 'Retry-After': '5' },
+			});
+		const accepting = this.#store.accept(offers);
+		// In the same turn, so that both are one transaction.
+		this.#claim(offers.length);
+		const acceptances = await accepting;
+		for (const acceptance of acceptances) {
+			if (acceptance.kind === 'accepted') this.#events.emit('queued', acceptance.run);
+		}
+		return acceptances;
+	}
+
+	/** Resolves when the run has ended; when `signal` aborts first, with the run as it stands. @throws NotFound */
+	async ended(id: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<Run> {
+		const ended = new Promise<Run | undefined>((resolve) => {
+			const waiting = this.#waiting.get(id) ?? new Set();
+			this.#waiting.set(id, waiting);
+			const done = (run?: Run) => {
+				signal?.removeEventListener('abort', left);
+				waiting.delete(done);
+				if (waiting.size === 0 && this.#waiting.get(id) === waiting) this.#waiting.delete(id);
+				resolve(run);
+			};
+			const left = () => done();
+			waiting.add(done);
+			signal?.addEventListener('abort', left);
+			if (signal?.aborted) left();
+			// It may have ended before we listened.
+			else if (!this.#underWay.has(id))
+				this.#store.get(id).then((run) => {
+					if (run === undefined || hasEnded(run.state)) done(run);
+				}, left);
+		});
+		return (await ended) ?? (await this.#get(id));
+	}
+
+	get(id: string): Promise<Run | undefined> {
+		return this.#store.get(id);
+	}
+
+	list(filter: RunFilter): Promise<readonly Run[]> {
+		return this.#store.list(filter);
+	}
+
+	/** Runs queued and running now. */
+	counts(): Promise<{ readonly queued: number; readonly running: number }> {
+		return this.#store.counts();
+	}
+
+	/**
+	 * Cancels a run: a queued one at once, of a running one the command is told to end.
+	 * @returns the run as it stands then
+	 * @throws NotFound Conflict (it has ended) StoreUnavailable
+	 */
+	async cancel(id: string): Promise<Run> {
+		for (;;) {
+			const underWay = this.#underWay.get(id);
+			if (underWay !== undefined && !underWay.performed) {
+				this.#runner.cancel(id, underWay.run.attempt);
+				return this.#get(id);
+			}
+			const run = await this.#get(id);
+			if (hasEnded(run.state)) throw new Conflict(`the run has ended already (${run.state})`);
+			const outcome: Outcome = {
+				state: 'cancelled',
+				reason: 'caller',
+				exitCode: null,
+				signal: null,
+				message: 'was cancelled before it began',
+			};
+			if (await this.#store.cancelQueued(id, outcome)) {
+				const cancelled = await this.#get(id);
+				this.#outputs.ended(id);
+				this.#tellEnded(cancelled);
+				this.#logEnd(cancelled);
+				// Those behind it may begin.
+				this.#claim(2);
+				return cancelled;
+			}
+			// It is on its way from one state to the next.
+			await sleep(1);
+		}
+	}
+
+	/** Takes no more runs and starts none. Resolves when those under way have ended, or after `ms` milliseconds: true when all have. */
+	async drain(ms: number): Promise<boolean> {
+		this.#draining = true;
+		return new Promise((resolve) => {
+			const done = (all: boolean) => {
+				clearTimeout(late);
+				this.#look = () => {};
+				resolve(all);
+			};
+			const late = setTimeout(() => done(false), ms);
+			this.#look = () => {
+				if (this.#underWay.size + this.#claiming === 0) done(true);
+			};
+			this.#look();
+		});
+	}
+
+	/** Ends what still runs and leaves it queued for the next start. */
+	async stop(): Promise<void> {
+		this.#draining = true;
+		this.#stopping = true;
+		await this.#runner.stop();
+		for (const underWay of [...this.#underWay.values()]) {
+			if (!underWay.performed) this.#close(underWay, this.#putBack(underWay));
+		}
+		while (this.#closing.size > 0) await Promise.all(this.#closing);
+	}
+
+	/** Calls `listener` for every event of that name. @returns a function that ends this */
+	on<Name extends keyof QueueEvents>(
+		name: Name,
+		listener: (...values: QueueEvents[Name]) => void,
+	): () => void {
+		const events = this.#events as EventEmitter;
+		events.on(name, listener);
+		return () => events.off(name, listener);
+	}
+
+	async #get(id: string): Promise<Run> {
+		const run = await this.#store.get(id);
+		if (run === undefined) throw new NotFound('there is no such run');
+		return run;
+	}
+
+	/** Starts up to so many runs, as far as there are places for them. */
+	#claim(wanted: number): void {
+		if (!this.#started || this.#draining) return;
+		const asked = Math.min(wanted, this.#limit - this.#performing - this.#claiming);
+		if (asked < wanted && this.#claiming > 0) this.#refused = true;
+		if (asked <= 0) return;
+		this.#claiming += asked;
+		this.#store.claim(asked).then(
+			(runs) => {
+				this.#claiming -= asked;
+				for (const run of runs) this.#begin(run);
+				// One was there for the one that was expected. If there were several, there may be more.
+				const more = asked > 1 && runs.length === asked;
+				if (more || this.#refused) {
+					this.#refused = false;
+					this.#claim(this.#limit);
+				}
+				this.#look();
+			},
+			(error) => {
+				this.#claiming -= asked;
+				if (!(error instanceof StoreUnavailable)) throw error;
+				setTimeout(() => this.#claim(this.#limit), retryAfter);
+			},
+		);
+	}
+
+	#begin({ stdin, ...run }: ClaimedRun): void {
+		const { id, route, attempt } = run;
+		this.#performing++;
+		this.#underWay.set(id, { run, logging: undefined, performed: false });
+		this.#outputs.started(id, attempt);
+		this.#runner.perform(run, stdin);
+		this.#log.debug('run started', { run: id, route, attempt });
+		this.#events.emit('started', run);
+	}
+
+	#grown(id: string, attempt: number, size: number): void {
+		const underWay = this.#underWay.get(id);
+		if (underWay?.run.attempt !== attempt) return;
+		this.#outputs.grown(id, attempt, size);
+		underWay.logging ??= this.#logOutput(underWay.run);
+		this.#events.emit('output', id, size);
+	}
+
+	async #logOutput(run: Run): Promise<LineLog> {
+		const lines = new LineLog(this.#log, run);
+		for await (const part of this.#outputs.follow(run.id, 0, new AbortController().signal)) {
+			lines.write(part.bytes);
+			if (lines.full) break;
+		}
+		return lines;
+	}
+
+	/** A runner has performed a run: its end is written down, and its place given to the next in the same transaction. */
+	#performed(id: string, attempt: number, outcome: Outcome, output: KeptOutput): void {
+		const underWay = this.#underWay.get(id);
+		if (underWay?.run.attempt !== attempt || underWay.performed) return;
+		this.#close(underWay, this.#settle(underWay, outcome, output));
+		// Two, because its end may let more than one begin.
+		this.#claim(2);
+	}
+
+	/** The runner died over a run. */
+	#lost({ id, attempt }: Run): void {
+		const underWay = this.#underWay.get(id);
+		if (underWay?.run.attempt !== attempt || underWay.performed) return;
+		const deaths = (this.#deaths.get(id) ?? 0) + 1;
+		this.#deaths.set(id, deaths);
+		if (deaths < mostDeaths) this.#close(underWay, this.#putBack(underWay));
+		else {
+			const message = `its runner died ${deaths} times; it seems to kill it`;
+			const outcome: Outcome = { state: 'failed', reason: 'lost', exitCode: null, signal: null, message };
+			this.#close(underWay, this.#settle(underWay, outcome, { size: 0, short: Buffer.alloc(0) }));
+		}
+		this.#claim(2);
+	}
+
+	#close(underWay: UnderWay, closing: Promise<void>): void {
+		underWay.performed = true;
+		this.#performing--;
+		this.#closing.add(closing);
+		closing.then(() => this.#closing.delete(closing));
+	}
+
+	async #settle(underWay: UnderWay, outcome: Outcome, output: KeptOutput): Promise<void> {
+		const { run } = underWay;
+		const settled = await this.#written(run, () => this.#store.settle(run, outcome, output));
+		this.#forget(run.id);
+		if (!settled) return;
+		this.#deaths.delete(run.id);
+		this.#tellEnded(settled);
+		let lines = await underWay.logging;
+		if (lines === undefined && output.short !== null && output.size > 0) {
+			lines = new LineLog(this.#log, run);
+			lines.write(output.short);
+		}
+		lines?.end();
+		this.#logEnd(settled);
+	}
+
+	async #putBack({ run }: UnderWay): Promise<void> {
+		await this.#written(run, () => this.#store.putBack(run));
+		this.#forget(run.id);
+		this.#claim(1);
+	}
+
+	/** Repeats a change until the store has taken it; what a run has become must not be lost because the disk is full for a while. */
+	async #written<T>(run: Run, change: () => Promise<T>): Promise<T | undefined> {
+		for (let told = false; ; told = true) {
+			try {
+				return await change();
+			} catch (error) {
+				if (!(error instanceof StoreUnavailable)) throw error;
+				if (!told)
+					this.#log.error('what became of a run cannot be written down; trying until it can', {
+						run: run.id,
+						route: run.route,
+						error: error.message,
+					});
+				// The next start finds it running and runs it again.
+				if (this.#stopping) return undefined;
+				await sleep(retryAfter);
+			}
+		}
+	}
+
+	#forget(id: string): void {
+		this.#underWay.delete(id);
+		this.#outputs.ended(id);
+		this.#look();
+	}
+
+	#tellEnded(run: Run): void {
+		const waiting = this.#waiting.get(run.id);
+		for (const done of [...(waiting ?? [])]) done(run);
+		this.#events.emit('ended', run);
+	}
+
+	#logEnd({ id, route, state, outcome, startedAt, endedAt }: Run): void {
+		const { reason, exitCode, signal, message } = outcome!;
+		const ms = endedAt! - (startedAt ?? endedAt!);
+		const fields = { run: id, route, state, reason, exitCode, ms };
+		if (state === 'succeeded') this.#log.info('run finished', fields);
+		else this.#log.warn('run finished', { ...fields, signal: signal ?? undefined, why: message });
+	}
+}

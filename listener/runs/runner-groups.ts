@@ -1,0 +1,197 @@
+/**
+ * Which process groups a runner has started, on record for whoever comes after its death: a group must be ended before its run
+ * is run again. Written by the runner, read by the listener.
+ *
+ * A record need not survive power loss, since processes do not; so it is a plain file that is never flushed, one line of fixed
+ * length per group, and costs a few microseconds a run. A process id may have been given to another process meanwhile: it
+ * counts only together with the time at which the process began, or with the run's id in its environment.
+ */
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const lineLength = 64;
+/** Clock ticks a second in /proc: 100 on every Linux, whatever the kernel's own rate. */
+const ticksPerSecond = 100;
+/** Ticks that the start of a process may be off from what was noted: the note is made right after. */
+const tolerance = 20;
+/** Milliseconds between two looks at whether processes that were told to end are gone. */
+const look = 20;
+/** Milliseconds that processes are given to vanish after KILL, which only the kernel can delay. */
+const afterKill = 5_000;
+
+function recordFile(directory: string): string {
+	return path.join(directory, 'groups');
+}
+
+/** Distinguishes this boot of the machine from others; empty where there is no /proc. */
+function bootId(): string {
+	return readText('/proc/sys/kernel/random/boot_id').trim();
+}
+
+function readText(file: string): string {
+	try {
+		return fs.readFileSync(file, 'latin1');
+	} catch {
+		return '';
+	}
+}
+
+/** What /proc says of a process; undefined when there is none (any more). */
+function processState(pid: number | string): { group: number; start: number; ended: boolean } | undefined {
+	const text = readText(`/proc/${pid}/stat`);
+	// The second field is the program's name in brackets, which may itself hold blanks and brackets.
+	const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+	if (fields.length < 20) return undefined;
+	return {
+		ended: fields[0] === 'Z' || fields[0] === 'X',
+		group: Number(fields[2]),
+		start: Number(fields[19]),
+	};
+}
+
+/** The runner's side: notes groups as they are started. */
+export class GroupRecord {
+	readonly #fd: number;
+	readonly #free: number[] = [];
+	#slots = 0;
+	/** Milliseconds by which the time since boot is ahead of `performance.now()`. */
+	readonly #sinceBoot: number;
+
+	/** @param directory the runner's own */
+	constructor(directory: string) {
+		this.#sinceBoot = Number.parseFloat(readText('/proc/uptime')) * 1000 - performance.now();
+		this.#fd = fs.openSync(recordFile(directory), 'w', 0o600);
+		this.#write(`${process.pid} ${processState('self')?.start ?? 0} ${bootId()}`);
+	}
+
+	/** Notes a group whose first process was started just now. Gives what `remove` takes. */
+	add(pid: number, run: string): number {
+		const slot = this.#free.pop() ?? ++this.#slots;
+		const start = Math.round(((performance.now() + this.#sinceBoot) / 1000) * ticksPerSecond);
+		this.#write(`${pid} ${start} ${run}`, slot);
+		return slot;
+	}
+
+	/** Lets the place be used again. What stands there does no harm: it belongs to a run that has ended. */
+	remove(slot: number): void {
+		this.#free.push(slot);
+	}
+
+	#write(text: string, slot = 0): void {
+		try {
+			fs.writeSync(this.#fd, `${text.padEnd(lineLength - 1)}\n`, slot * lineLength);
+		} catch {
+			// The disk is full. The environment still tells most left-over processes.
+		}
+	}
+}
+
+interface RecordedGroup {
+	readonly pid: number;
+	readonly start: number;
+	readonly run: string;
+}
+
+/** What a runner that is gone, or belongs to a listener that is gone, left on record. */
+export interface RunnerRecord {
+	readonly directory: string;
+	/** The runner itself. */
+	readonly pid: number;
+	readonly start: number;
+	readonly groups: readonly RecordedGroup[];
+}
+
+/** Reads what is on record below a directory that holds a directory for each runner. Of an earlier boot only the directory counts. */
+export function readRecords(runners: string): RunnerRecord[] {
+	const boot = bootId();
+	return fs.readdirSync(runners).map((name) => {
+		const directory = path.join(runners, name);
+		const [first = '', ...lines] = readText(recordFile(directory)).split('\n');
+		const [pid, start, id] = first.trim().split(' ');
+		const groups = lines.map((line) => line.trim().split(' ')).filter((fields) => fields.length === 3);
+		const current = boot !== '' && id === boot;
+		return {
+			directory,
+			pid: current ? Number(pid) : 0,
+			start: current ? Number(start) : 0,
+			groups: current
+				? groups.map(([pid, start, run]) => ({ pid: Number(pid), start: Number(start), run: run! }))
+				: [],
+		};
+	});
+}
+
+/**
+ * Ends every process that runs left behind: by TERM, then by KILL.
+ * @param records of runners that are to start nothing any more; those still alive are ended first
+ * @param runs ids whose processes are meant, each with its milliseconds from TERM to KILL
+ * @returns ids of processes that even KILL did not end in time
+ */
+export async function endLeftovers(
+	records: readonly RunnerRecord[],
+	runs: ReadonlyMap<string, number>,
+): Promise<number[]> {
+	for (const { pid, start } of records) {
+		if (pid > 0 && processState(pid)?.start === start) signal(pid, 'SIGKILL');
+	}
+	if (runs.size === 0) return [];
+	const began = Date.now();
+	const told = new Map<number, { start: number; killAt: number; killed: boolean }>();
+	for (;;) {
+		for (const { pid, start, run } of leftovers(records, runs)) {
+			if (told.get(pid)?.start === start) continue;
+			told.set(pid, { start, killAt: began + (runs.get(run) ?? 0), killed: false });
+			signal(pid, 'SIGTERM');
+		}
+		const alive = [...told].filter(([pid, { start }]) => {
+			const state = processState(pid);
+			return state !== undefined && state.start === start && !state.ended;
+		});
+		if (alive.length === 0) return [];
+		const now = Date.now();
+		for (const [pid, process] of alive) {
+			if (process.killed || now < process.killAt) continue;
+			process.killed = true;
+			signal(pid, 'SIGKILL');
+		}
+		if (alive.every(([, { killed, killAt }]) => killed && now > killAt + afterKill))
+			return alive.map(([pid]) => pid);
+		await sleep(look);
+	}
+}
+
+/** Processes of these runs: those whose group is on record and proven, and those that carry the run's id in their environment. */
+function leftovers(
+	records: readonly RunnerRecord[],
+	runs: ReadonlyMap<string, number>,
+): { pid: number; start: number; run: string }[] {
+	const groups = new Map<number, string>();
+	for (const { pid, start, run } of records.flatMap((record) => record.groups)) {
+		const leader = processState(pid);
+		if (runs.has(run) && leader !== undefined && Math.abs(leader.start - start) <= tolerance)
+			groups.set(pid, run);
+	}
+	const found = [];
+	for (const name of fs.readdirSync('/proc')) {
+		if (!/^\d+$/.test(name)) continue;
+		const state = processState(name);
+		if (state === undefined || state.ended) continue;
+		const run = groups.get(state.group) ?? runInEnvironment(name);
+		if (run !== undefined && runs.has(run)) found.push({ pid: Number(name), start: state.start, run });
+	}
+	return found;
+}
+
+function runInEnvironment(pid: string): string | undefined {
+	return /(?:^|\0)WEBHOOK_RUN=([^\0]+)/.exec(readText(`/proc/${pid}/environ`))?.[1];
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+	try {
+		process.kill(pid, name);
+	} catch {
+		// It ended meanwhile, or is another user's.
+	}
+}
