@@ -147,9 +147,11 @@ export function answerError(ctx: Context, error: unknown, delivery: string, log:
 		return;
 	}
 	ctx.set(error.headers);
-	// Puppet's own client (7.23 at least) sleeps as long as this says and then dies of it, while it takes a 503 without it well.
-	if (error.status === 503 && !ctx.get('user-agent').startsWith('Puppet/'))
-		ctx.set('Retry-After', retryAfter);
+	if (error.status === 503) {
+		// Puppet's own client (7.23 at least) sleeps as long as this says and then dies of it, while it takes a 503 without it well.
+		if (ctx.get('User-Agent').startsWith('Puppet/')) ctx.remove('Retry-After');
+		else if (error.headers['Retry-After'] === undefined) ctx.set('Retry-After', retryAfter);
+	}
 	answerProblem(ctx, error, delivery);
 }
 

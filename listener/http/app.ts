@@ -32,8 +32,11 @@ export interface Server {
 	close(): Promise<void>;
 }
 
-/** Milliseconds that the last answers may take to leave at the end: they are written, and only have to be taken. */
-const farewell = 2000;
+/** Milliseconds at the end after which who still waits is answered with what there is; a run that just ended needs less. */
+const grace = 500;
+
+/** Milliseconds at the end after which connections are cut: by then answers are written, and only have to be taken. */
+const farewell = 3000;
 
 /** Puts the HTTP side together; nothing is open before `listen`. */
 export function createServer({ config, queue, outputs, log }: ServerParts): Server {
@@ -51,7 +54,7 @@ export function createServer({ config, queue, outputs, log }: ServerParts): Serv
 		} catch (error) {
 			answerFailure(ctx, error, entry, log);
 		}
-		if (draining || stopping.signal.aborted) ctx.set('Connection', 'close');
+		if (draining) ctx.set('Connection', 'close');
 		// The rest of a body that was refused is thrown away, so that its sender gets to reading the answer.
 		if (!ctx.req.complete) ctx.req.resume();
 		if (own) logEndpoint(ctx, entry, log);
@@ -74,8 +77,10 @@ export function createServer({ config, queue, outputs, log }: ServerParts): Serv
 		},
 		async close() {
 			draining = true;
-			stopping.abort();
+			const late = setTimeout(() => stopping.abort(), grace);
 			await listening?.close(farewell);
+			clearTimeout(late);
+			stopping.abort();
 		},
 	};
 }
@@ -97,6 +102,11 @@ function answerFailure(ctx: Context, error: unknown, entry: Entry, log: Log): vo
 		ctx.respond = false;
 		ctx.res.destroy();
 		entry.reason = (error as Error).message;
+		if (error instanceof Disconnected) return;
+		log.error('an answer broke off by a fault of the listener', {
+			delivery: entry.id,
+			error: (error as Error).stack,
+		});
 		return;
 	}
 	// Its body is still on the way, for who knows how long.

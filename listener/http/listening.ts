@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import net, { type AddressInfo, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { Listen } from '../config/config.ts';
 import type { Client } from '../delivery.ts';
@@ -181,7 +182,11 @@ export class Listening {
 /** Removes the socket file that a listener left behind which could not tidy up. @throws ListenError when it is in use */
 async function removeStaleSocket(path: string): Promise<void> {
 	const found = fs.lstatSync(path, { throwIfNoEntry: false });
-	if (found === undefined) return;
+	if (found === undefined) {
+		// The system's own word for this would be EACCES.
+		if (!fs.existsSync(dirname(path))) throw cannotListen({ code: 'ENOENT' }, `unix:${path}`, 0);
+		return;
+	}
 	if (!found.isSocket()) {
 		throw new ListenError(
 			`cannot listen on unix:${path}: there is a file that is no socket; choose another path`,
@@ -193,21 +198,29 @@ async function removeStaleSocket(path: string): Promise<void> {
 		probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
 		probe.once('connect', () => probe.destroy());
 	});
-	if (answers) throw cannotListen({ code: 'EADDRINUSE' } as NodeJS.ErrnoException, `unix:${path}`, 0);
+	if (answers) throw cannotListen({ code: 'EADDRINUSE' }, `unix:${path}`, 0);
 	fs.unlinkSync(path);
 }
 
-function cannotListen(error: NodeJS.ErrnoException, address: string, port: number): ListenError {
-	const place = address.startsWith('unix:') ? address : `${address} port ${port}`;
+/** The system's refusal in words that help. */
+function cannotListen(
+	error: { code?: string; message?: string },
+	address: string,
+	port: number,
+): ListenError {
+	const unix = address.startsWith('unix:');
 	const remedies: Record<string, string> = {
-		EADDRINUSE: `another program listens there${address.startsWith('unix:') ? '' : ` (\`ss -ltnp sport = :${port}\` names it)`}; stop it, or set listen.${address.startsWith('unix:') ? 'address' : 'port'}`,
-		EACCES: address.startsWith('unix:')
+		EADDRINUSE: unix
+			? 'another program listens there; stop it, or set listen.address'
+			: `another program listens there (\`ss -ltnp sport = :${port}\` names it); stop it, or set listen.port`,
+		EACCES: unix
 			? 'the directory may not be written by the user the listener runs as'
 			: 'ports below 1024 need a privilege (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE); grant it, or set listen.port',
 		EADDRNOTAVAIL: 'this host has no such address; set listen.address to one it has, or to "::" for all',
 		EAFNOSUPPORT: 'this host has no IPv6; set listen.address to an IPv4 address, 0.0.0.0 for all',
 		ENOENT: 'the directory does not exist; create it, or set listen.address',
 	};
+	const place = unix ? address : `${address} port ${port}`;
 	const remedy = remedies[error.code ?? ''] ?? error.message;
 	return new ListenError(`cannot listen on ${place}: ${remedy}`, { cause: error });
 }
