@@ -85,9 +85,13 @@ function withInput(message: string, issue: Issued): string {
 	if (Array.isArray(input)) return `${message}, not a list`;
 	if (typeof input === 'object') return `${message}, not a map`;
 	if (typeof input !== 'string') return `${message}, not ${input}`;
-	const shown = JSON.stringify(input.length > 40 ? `${input.slice(0, 40)}…` : input);
 	const near = issue.code === 'invalid_value' ? nearest(input, issue.values.map(String)) : undefined;
-	return `${message}, not ${shown}${near === undefined ? '' : `; did you mean "${near}"?`}`;
+	return `${message}, not ${quoted(input)}${near === undefined ? '' : `; did you mean "${near}"?`}`;
+}
+
+/** Text of the file inside a sentence: on one line, and not too long. */
+export function quoted(text: string): string {
+	return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}…` : text);
 }
 
 /** For issues whose schema has no sentence of its own. */
@@ -152,7 +156,7 @@ export function unknownKey(name: string, known: readonly string[]): string {
 	const other = known.find((key) => otherNames[key]?.includes(name));
 	const near = other ?? nearest(name, known);
 	const remedy = near === undefined ? `known here are ${known.join(', ')}` : `did you mean "${near}"?`;
-	return `unknown key "${name}", ${remedy}`;
+	return `unknown key ${quoted(name)}, ${remedy}`;
 }
 
 /** The word that was probably meant; undefined when none is near. Case, `-` and `_` do not count. */

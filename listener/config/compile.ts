@@ -9,7 +9,7 @@ import type { Patterns } from '../routes/parameters.ts';
 import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
 import { RouteTable } from '../routes/table.ts';
 import { compileTemplate } from '../routes/template.ts';
-import { check, unknownKey } from './check.ts';
+import { check, quoted, unknownKey } from './check.ts';
 import { compileListen, isReachable, type Listen } from './listen.ts';
 import {
 	anchorKey,
@@ -247,7 +247,8 @@ class Compiler {
 
 /** Relative paths in a file are meant from where the file is, whoever starts the listener from wherever. */
 function absolute(source: Source, file: string): string {
-	return path.isAbsolute(file) ? file : path.join(path.dirname(source.path), file);
+	// Not joined by node:path, which would resolve `{{name}}/..` before there is a value.
+	return path.isAbsolute(file) ? file : `${path.dirname(source.path)}/${file}`;
 }
 
 /** File, key and sentence of a fault. */
@@ -258,9 +259,10 @@ function faultText(source: Source, key: Key, message: string): Pick<Fault, 'file
 	const inRoute = above[0] === 'routes' && above.length > 1;
 	const way = (inRoute ? above.slice(2) : above).reduce<string>((text, part) => {
 		if (typeof part === 'number') return `${text} item ${part + 1}`;
-		return text === '' ? part : `${text}.${part}`;
+		const shown = /^[\w./:-]{1,60}$/.test(part) ? part : quoted(part);
+		return text === '' ? shown : `${text}.${shown}`;
 	}, '');
-	const subject = `${inRoute ? `route "${above[1]}": ` : ''}${way === '' ? '' : `${way}: `}`;
+	const subject = `${inRoute ? `route ${quoted(String(above[1]))}: ` : ''}${way === '' ? '' : `${way}: `}`;
 	const sentence = missing ? `"${key.at(-1)}" is missing` : message;
 	return { file: source.name, key: key.join('.'), message: `${subject}${sentence}` };
 }

@@ -64,7 +64,7 @@ export interface Sources {
 }
 
 /**
- * Bytes of all files together: 8 MiB are some 50,000 routes. The listener answers nobody while it takes them up, and that
+ * Bytes of all files together: 8 MiB are some 25,000 routes. The listener answers nobody while it takes them up, and that
  * is about two seconds for so many.
  */
 const maxBytes = 8 * 1024 * 1024;

@@ -83,9 +83,9 @@ export class YamlFile {
 			const entry = node?.entries?.get(String(part));
 			const next = entry?.node ?? (typeof part === 'number' ? node?.items?.[part] : undefined);
 			if (next === undefined) break;
-			const last = index === key.length - 1;
-			// Around a missing key the map's own key is what people look for, not the first of its entries.
-			offset = entry && (next.offset < 0 || !last || of === 'key') ? entry.offset : next.offset;
+			// Of a map, or around a key that is missing, people look for the name, not for the first thing in it.
+			const byName = of === 'key' || index < key.length - 1 || next.offset < 0 || next.entries || next.items;
+			offset = entry && byName ? entry.offset : next.offset;
 			node = next;
 		}
 		return this.#lines.place(offset);
@@ -166,12 +166,15 @@ class Composer {
 		}
 		this.#next = 1;
 		const root = this.#events[1]?.type === EVENT_ID.POP ? nothing : this.#node();
-		const further = this.#events.slice(this.#next).find((event) => 'start' in event || 'valueStart' in event);
-		if (further)
-			this.#fault(
-				offsetOf(further),
-				'begins a second document; one file is one document, take the "---" away',
-			);
+		const second = this.#events.slice(1).findIndex((event) => event.type === EVENT_ID.DOCUMENT) + 1;
+		if (second > 0) {
+			const begin = this.#events
+				.slice(second)
+				.map(offsetOf)
+				.find((offset) => offset >= 0);
+			const message = 'begins a second document; one file is one document, take the "---" away';
+			this.#fault(begin ?? this.#text.length, message);
+		}
 		return root;
 	}
 
@@ -221,7 +224,7 @@ class Composer {
 		} else if (this.#spend(target.size, start - 1)) {
 			return target;
 		}
-		return nothing;
+		return { ...nothing, offset: start - 1 };
 	}
 
 	/** False, with a fault the first time, when there are more values than a configuration can need. */
@@ -298,7 +301,7 @@ class Composer {
 
 	#entry(entries: Map<string, Entry>, mapping: number): void {
 		const event = this.#events[this.#next]!;
-		const plain = event.type === EVENT_ID.SCALAR && event.style === SCALAR_STYLE.PLAIN;
+		const plain = event.type === EVENT_ID.SCALAR && event.style === SCALAR_STYLE.PLAIN && event.tagStart < 0;
 		const keyNode = this.#node();
 		const offset = keyNode.offset < 0 ? mapping : keyNode.offset;
 		const merge = plain && keyNode.value === '<<';
@@ -310,11 +313,11 @@ class Composer {
 		if (first && !first.merged) {
 			this.#fault(
 				offset,
-				`duplicate key "${key}"; it is already in line ${this.#lines.place(first.offset).line}`,
+				`duplicate key ${JSON.stringify(key)}; it is already in line ${this.#lines.place(first.offset).line}`,
 			);
 		}
 
-		this.#key.push(key ?? String(keyNode.value));
+		this.#key.push(key ?? '?');
 		const node = this.#node();
 		if (merge) this.#merge(entries, node, offset);
 		else if (key !== undefined && key !== '__proto__' && (!first || first.merged)) {
@@ -351,8 +354,10 @@ class Composer {
 	}
 }
 
+/** Where an event's text begins, its quote included; -1 when it has none. */
 function offsetOf(event: Event): number {
-	if (event.type !== EVENT_ID.SCALAR) return 'start' in event ? event.start : 0;
+	if (event.type === EVENT_ID.ALIAS) return event.anchorStart - 1;
+	if (event.type !== EVENT_ID.SCALAR) return 'start' in event ? event.start : -1;
 	const quoted = event.style === SCALAR_STYLE.SINGLE_QUOTED || event.style === SCALAR_STYLE.DOUBLE_QUOTED;
 	return quoted ? event.valueStart - 1 : event.valueStart;
 }
@@ -373,17 +378,17 @@ function syntaxSentence(reason: string, text: string, offset: number): string {
 	const lineStart = text.lastIndexOf('\n', offset - 1) + 1;
 	const line = text.slice(lineStart, text.indexOf('\n', offset) < 0 ? undefined : text.indexOf('\n', offset));
 	const character = text.charAt(offset);
+	const known = syntaxSentences.find(([found]) => reason.includes(found))?.[1];
 	if (/(^|[:,[-])\s*\{\{/.test(line))
 		return 'is not YAML: text that begins with "{{" must be in quotes: "{{name}}…"';
-	if (reason.includes('tab characters') || /^ *\t/.test(line)) {
-		return 'is not YAML: a tab indents this line; use spaces only';
+	if (/^ *\t/.test(line)) return 'is not YAML: a tab indents this line; use spaces only';
+	if (reason.startsWith('bad indentation of a mapping')) {
+		if (/[@`%]/.test(character)) return `is not YAML: text that begins with "${character}" must be in quotes`;
+		if (/^\s*(- )?[^\s:#]+:\s+[^"'|>#]*:(\s|$)/.test(line)) {
+			return 'is not YAML: text that contains ": " or ends in ":" must be in quotes';
+		}
 	}
-	if (/[@`%]/.test(character)) return `is not YAML: text that begins with "${character}" must be in quotes`;
-	if (/^\s*(- )?[^\s:#]+:\s+[^"'|>#]*:(\s|$)/.test(line)) {
-		return 'is not YAML: text that contains ": " or ends in ":" must be in quotes';
-	}
-	const known = syntaxSentences.find(([found]) => reason.includes(found));
-	return `is not YAML: ${known?.[1] ?? reason}`;
+	return `is not YAML: ${known ?? reason}`;
 }
 
 const syntaxSentences: readonly (readonly [string, string])[] = [
@@ -403,9 +408,10 @@ const syntaxSentences: readonly (readonly [string, string])[] = [
 		'in double quotes a backslash begins an escape; use single quotes, or write \\\\',
 	],
 	[
-		'non-printable',
-		'here is a control character; in double quotes it can be written as an escape, such as "\\x07"',
+		'valid JSON character',
+		'here is a control character; write it as an escape in double quotes, such as "\\x07"',
 	],
+	['non-printable', 'here is a control character; write it as an escape in double quotes, such as "\\x07"'],
 	['null byte', 'here is a NUL byte; is this a text file?'],
 	['maxDepth', 'more than 100 levels of nesting'],
 ];
