@@ -72,13 +72,45 @@ function lineFormat(format: LogFormat, coloured: boolean): winston.Logform.Forma
 	});
 }
 
+/** Where winston leaves the line that the format made (https://github.com/winstonjs/winston, "info objects"). */
+const finished = Symbol.for('message');
+
+/** Hands the lines of one turn of the event loop to the stream in one write: a write for each would cost more than the rest. */
+class Lines extends winston.Transport {
+	readonly #stream: NodeJS.WritableStream;
+	#waiting = '';
+
+	constructor(stream: NodeJS.WritableStream, format: winston.Logform.Format) {
+		super({ format });
+		this.#stream = stream;
+	}
+
+	override log(line: Record<symbol, string>, done: () => void): void {
+		if (this.#waiting === '') setImmediate(() => this.#write());
+		this.#waiting += `${line[finished]}\n`;
+		done();
+	}
+
+	/** Resolves when the stream has taken everything. */
+	async written(): Promise<void> {
+		this.#write();
+		await new Promise<void>((resolve) => this.#stream.write('', () => resolve()));
+	}
+
+	#write(): void {
+		const lines = this.#waiting;
+		this.#waiting = '';
+		if (lines !== '') this.#stream.write(lines);
+	}
+}
+
 /**
  * Opens the log on a stream.
  * @param stream where lines go, usually standard output
  * @param coloured true when a person reads it on a terminal
  */
 export function openLog(settings: LogSettings, stream: NodeJS.WritableStream, coloured: boolean): Log {
-	const transport = new winston.transports.Stream({ stream, format: lineFormat(settings.format, coloured) });
+	const transport = new Lines(stream, lineFormat(settings.format, coloured));
 	const levels = Object.fromEntries(logLevels.map((level, index) => [level, index]));
 	const logger = winston.createLogger({ levels, level: settings.level, transports: [transport] });
 	const write = (level: LogLevel) => (message: string, fields?: LogFields) => {
@@ -94,10 +126,10 @@ export function openLog(settings: LogSettings, stream: NodeJS.WritableStream, co
 			transport.format = lineFormat(next.format, coloured);
 		},
 		async close() {
-			const finished = new Promise((resolve) => transport.once('finish', resolve));
+			const ended = new Promise((resolve) => transport.once('finish', resolve));
 			logger.end();
-			await finished;
-			await new Promise<void>((resolve) => stream.write('', () => resolve()));
+			await ended;
+			await transport.written();
 		},
 	};
 }
