@@ -1,6 +1,7 @@
 /** The log: one fact a line, fields for the rest. Written through winston, as text for people or JSON for machines. */
 
 import winston from 'winston';
+import Transport from 'winston-transport';
 
 export const logLevels = ['error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -76,7 +77,7 @@ function lineFormat(format: LogFormat, coloured: boolean): winston.Logform.Forma
 const finished = Symbol.for('message');
 
 /** Hands the lines of one turn of the event loop to the stream in one write: a write for each would cost more than the rest. */
-class Lines extends winston.Transport {
+class Lines extends Transport {
 	readonly #stream: NodeJS.WritableStream;
 	#waiting = '';
 
