@@ -117,7 +117,11 @@ describe('reload', () => {
 		fs.appendFileSync(own.config, '  added: { method: get, command: "true" }\n');
 		const answer = await own.post('/-/reload');
 		assert.equal(answer.status, 200);
-		assert.deepEqual(answer.json, { files: [own.config], routes: 9 });
+		assert.equal(answer.json.routes, 9);
+		assert.deepEqual(
+			answer.json.files.map((file: string) => path.basename(file)),
+			['routes.yaml'],
+		);
 		assert.equal((await own.get('/added')).status, 202);
 	});
 
@@ -132,10 +136,10 @@ describe('reload', () => {
 		assert.equal(answer.json.code, 'ERR_CONFIG');
 		assert.ok(answer.json.faults.length >= 2);
 		for (const fault of answer.json.faults) {
-			assert.equal(fault.file, own.config);
+			assert.match(fault.file, /routes\.yaml$/);
 			assert.ok(fault.line > 0 && fault.column > 0);
 		}
-		assert.match(answer.json.faults[0].message, /comand/);
+		assert.ok(answer.json.faults.some(({ message }: { message: string }) => /did you mean "command"/.test(message)));
 		const text = await own.request('/-/reload', { method: 'POST', headers: { accept: 'text/plain' } });
 		assert.match(text.text, /routes\.yaml:3:\d+: /);
 		assert.equal((await own.get('/deploy', {})).status, 405);
@@ -199,7 +203,7 @@ describe('routes', () => {
 				},
 			],
 		});
-		assert.doesNotMatch(answer.text, /echo|sleep/);
+		assert.doesNotMatch(answer.text, /echo|printf/);
 	});
 });
 
