@@ -63,7 +63,7 @@ routes:
 	`);
 	assert.equal(ran.code, 6, ran.stderr);
 	const failed = (title: string) =>
-		ran.stderr.match(new RegExp(`Http\\[${title}\\]/ensure: .* failed: (.*)`))?.[1] ?? '';
+		ran.stderr.match(new RegExp(`Http\\[${title}\\]/ensure: .*? failed: (.*)`))?.[1] ?? '';
 
 	await t.test('PW-T1: get runs the route of the title', async () => {
 		assert.deepEqual(await runsOf(listener, 'kick_haproxy_app_internal'), [
@@ -223,6 +223,7 @@ routes:
     method: get
     command: 'test -e ${dir}/built && echo the node is built || echo too early'
   kick: { method: get, command: "true" }
+  changed: { method: get, command: "true" }
 `,
 		});
 		const manifest = (build: string) => `
@@ -231,6 +232,13 @@ routes:
 				ensure => get,
 				port   => '${listener.port}',
 				fqdn   => '127.0.0.1',
+			}
+
+			http { 'changed':
+				port        => ${listener.port},
+				fqdn        => '127.0.0.1',
+				refreshonly => true,
+				subscribe   => Stage['main'],
 			}
 		}
 
@@ -249,26 +257,36 @@ routes:
 				calls    => { 'kick' => {}, 'kick again' => { 'route' => 'kick', 'wait' => true } },
 			}
 
-			exec { '/bin/sleep 0.3': } -> exec { '${build}': }
+			${build}
 		}
 
 		include roles::haproxy_member_backend_service
 	`;
 
 		await t.test('after a Puppet run that went well', async () => {
-			const ran = await puppetApply(manifest(`/bin/touch ${dir}/built`));
+			const ran = await puppetApply(
+				manifest(`exec { '/bin/sleep 0.3': } -> exec { '/bin/touch ${dir}/built': }`),
+			);
 			assert.equal(ran.code, 2, ran.stderr);
 			assert.deepEqual(await runsOf(listener, 'update_loadbalancer'), [
 				{ state: 'succeeded', output: 'the node is built\n' },
 			]);
 			assert.equal(await listener.runCount('kick'), 2);
+			assert.equal(await listener.runCount('changed'), 1);
 		});
 
 		await t.test('not after one that failed', async () => {
-			const ran = await puppetApply(manifest('/bin/false'));
-			assert.equal(ran.code, 6);
+			const ran = await puppetApply(manifest("exec { '/bin/false': }"));
+			assert.equal(ran.code, 4);
 			assert.match(ran.stderr, /Http\[update_loadbalancer\]: Skipping because of failed dependencies/);
-			assert.equal(await listener.runCount(), 3);
+			assert.equal(await listener.runCount(), 4);
+		});
+
+		await t.test('after one that changed nothing, save what waits for a change', async () => {
+			const ran = await puppetApply(manifest("exec { '/bin/true': unless => '/bin/true' }"));
+			assert.equal(ran.code, 2, ran.stderr);
+			assert.equal(await listener.runCount('kick'), 4);
+			assert.equal(await listener.runCount('changed'), 1);
 		});
 	},
 );

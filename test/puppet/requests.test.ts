@@ -148,7 +148,7 @@ puppetTest(
 	`);
 		assert.equal(ran.code, 6, ran.stderr);
 		const why = (title: string) =>
-			ran.stderr.match(new RegExp(`Http\\[${title}\\]/ensure: .* failed: (.*)`))?.[1];
+			ran.stderr.match(new RegExp(`Http\\[${title}\\]/ensure: .*? failed: (.*)`))?.[1];
 		const at = `http://127.0.0.1:${server.port}`;
 
 		await t.test(

@@ -150,7 +150,7 @@ puppetTest('PW-T7: https, with trust from Puppet, the system or files', async (t
 	);
 	assert.equal(ran.code, 6, ran.stderr);
 	const failed = (title: string) =>
-		ran.stderr.match(new RegExp(`Http\\[${title}\\]/ensure: .* failed: (.*)`))?.[1] ?? '';
+		ran.stderr.match(new RegExp(`Http\\[${title}\\]/ensure: .*? failed: (.*)`))?.[1] ?? '';
 	const certname = (title: string) =>
 		[...good.received, ...bad.received, ...other.received].find(({ url }) => decodeURI(url) === `/${title}`)
 			?.certname;
