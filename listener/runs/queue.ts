@@ -321,7 +321,7 @@ export class Queue {
 		underWay.performed = true;
 		this.#performing--;
 		this.#closing.add(closing);
-		closing.then(() => this.#closing.delete(closing));
+		void closing.then(() => this.#closing.delete(closing));
 	}
 
 	async #settle(underWay: UnderWay, outcome: Outcome, output: KeptOutput): Promise<void> {
@@ -381,7 +381,7 @@ export class Queue {
 	#logEnd({ id, route, state, outcome, startedAt, endedAt }: Run): void {
 		const { reason, exitCode, signal, message } = outcome!;
 		const ms = endedAt! - (startedAt ?? endedAt!);
-		const fields = { run: id, route, state, reason, exitCode, ms };
+		const fields = { run: id, route, state, reason, exitCode: exitCode ?? undefined, ms };
 		if (state === 'succeeded') this.#log.info('run finished', fields);
 		else this.#log.warn('run finished', { ...fields, signal: signal ?? undefined, why: message });
 	}

@@ -8,6 +8,7 @@
  */
 
 import fs from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
 import { command } from '../steps/command.ts';
@@ -62,6 +63,8 @@ class RunnerProcess {
 		this.#outputs = outputs;
 		this.#programs = new Programs(environment, own);
 		this.#programs.prepare();
+		// Otherwise it is written at the end only, and not when that end comes by KILL.
+		flushCompileCache();
 	}
 
 	#take(message: RunMessage, stdin: Buffer | null): void {
