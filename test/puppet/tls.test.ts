@@ -146,7 +146,7 @@ puppetTest('PW-T7: https, with trust from Puppet, the system or files', async (t
 		http { 'wrong key': tls => { 'ca' => '${ours.cert}', 'cert' => '${client.cert}', 'key' => '${dir}/ours/ca.key' } }
 		http { 'plain': }
 	`,
-		{ dir: path.join(dir, 'run'), options: ['--certname', 'node1.test', '--ssl_trust_store', foreign.cert] },
+		{ dir: path.join(dir, 'run'), certname: 'node1.test', options: ['--ssl_trust_store', foreign.cert] },
 	);
 	assert.equal(ran.code, 6, ran.stderr);
 	const failed = (title: string) =>
