@@ -16,7 +16,7 @@ const testLimit = 120_000;
 const limit = 540_000;
 
 const args = process.argv.slice(2);
-if (!provideTools()) process.exit(1);
+if (!(await provideTools())) process.exit(1);
 process.exit(await run());
 
 function run(): Promise<number> {

@@ -3,7 +3,8 @@
  * is named with its package and the tests that need it are skipped, except where `CI` is set: there nothing may be skipped.
  */
 
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { accessSync, constants, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
@@ -47,15 +48,10 @@ function onPath(name: string): boolean {
 }
 
 /** Installs what is missing where that is possible, and says what stays missing. False when that is a failure. */
-export function provideTools(): boolean {
+export async function provideTools(): Promise<boolean> {
 	let missing = missingTools();
 	if (missing.length > 0 && process.getuid?.() === 0 && onPath('apt-get')) {
-		const packages = missing.map((tool) => tool.debian);
-		console.error(`installing Debian packages (once): ${packages.join(' ')} …`);
-		withoutStartingServices(() => {
-			apt('update');
-			apt('install', '--no-install-recommends', '--', ...packages);
-		});
+		await installPackages(missing.map((tool) => tool.debian));
 		missing = missingTools();
 	}
 	for (const tool of missing) {
@@ -79,35 +75,48 @@ function missingGems(names: string[]): string[] {
 	return answer.status === 0 ? answer.stdout.split('\n') : names;
 }
 
-function apt(action: string, ...words: string[]): void {
-	const options = ['-qq', '-y', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Acquire::Retries=3'];
-	const result = spawnSync('apt-get', [...options, action, ...words], {
-		encoding: 'utf8',
-		env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-		stdio: ['ignore', 'pipe', 'pipe'],
-	});
-	if (result.status !== 0) console.error(`apt-get ${action}:\n${result.stderr}`);
-}
-
 /**
- * Debian's packages start the services they bring, here Puppet's agent. A policy-rc.d forbids it; the host's own, if
- * there is one, stays.
+ * Debian's packages start the services they bring, here Puppet's agent. A policy-rc.d forbids it meanwhile; the host's own,
+ * if there is one, stays. An interrupt waits until ours is gone again.
  */
-function withoutStartingServices(work: () => void): void {
+async function installPackages(packages: readonly string[]): Promise<void> {
+	console.error(`installing Debian packages (once): ${packages.join(' ')} …`);
 	const policy = '/usr/sbin/policy-rc.d';
 	const forbid =
 		'#!/bin/sh\n# Made for the time of an installation by `npm test` of puppet-webhook.\nexit 101\n';
-	// While a handler is there, an interrupt ends apt-get and not this process, which still has the policy to remove.
-	const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-	const wait = () => {};
-	for (const signal of signals) process.on(signal, wait);
 	// Ours may be there already, from an installation that was killed.
 	const ours = !existsSync(policy) || readFileSync(policy, 'utf8') === forbid;
+	let interrupted = false;
+	const interrupt = () => {
+		interrupted = true;
+	};
+	const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+	for (const signal of signals) process.on(signal, interrupt);
 	try {
 		if (ours) writeFileSync(policy, forbid, { mode: 0o755 });
-		work();
+		await apt('update');
+		// One at a time: a package that a release does not have must not keep the others out.
+		for (const name of packages) {
+			if (!interrupted) await apt('install', '--no-install-recommends', '--', name);
+		}
 	} finally {
 		if (ours) rmSync(policy);
-		for (const signal of signals) process.off(signal, wait);
+		for (const signal of signals) process.off(signal, interrupt);
 	}
+	if (interrupted) process.exit(130);
+}
+
+/** Says what failed; the caller looks for itself what is there afterwards. */
+async function apt(action: string, ...words: string[]): Promise<void> {
+	const options = ['-qq', '-y', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Acquire::Retries=3'];
+	const child = spawn('apt-get', [...options, action, ...words], {
+		env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+		stdio: ['ignore', 'ignore', 'pipe'],
+	});
+	let errors = '';
+	child.stderr.setEncoding('utf8').on('data', (text) => {
+		errors += text;
+	});
+	const [status] = await once(child, 'close');
+	if (status !== 0) console.error(`apt-get ${action} ${words.at(-1) ?? ''}\n${errors}`);
 }
