@@ -116,8 +116,10 @@ class RunnerProcess {
 	}
 
 	#leaveWhenDone(): void {
-		// Without the socket nothing keeps this process.
-		if (this.#leaving && this.#given.size === 0) this.#channel.end();
+		if (!this.#leaving || this.#given.size > 0) return;
+		// Without the shells and the socket nothing keeps this process.
+		this.#programs?.close();
+		this.#channel.end();
 	}
 }
 

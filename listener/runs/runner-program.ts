@@ -8,11 +8,12 @@
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Program, StepResult, StopReason } from '../steps/step.ts';
 import { GroupRecord } from './runner-groups.ts';
+import { type Keep, PipeReader } from './runner-pipes.ts';
+import { type Ending, type ShellRun, Shells } from './runner-shells.ts';
 
 /** What a program needs of the run that starts it. */
 export interface ProgramRun {
@@ -23,25 +24,13 @@ export interface ProgramRun {
 	readonly killAfter: number;
 	/** Aborted with a StopReason when the run is to stop. */
 	readonly stop: AbortSignal;
-	/** Keeps output. The bytes are overwritten afterwards. */
-	write(bytes: Buffer): void;
+	readonly write: Keep;
 }
 
-/**
- * Milliseconds that are waited after a program's end for its pipe to be closed. What it printed itself is in the pipe by then
- * and read at once; only a process it left behind can hold the pipe open, and that may be a daemon which never ends.
- */
-const pipeWait = 200;
 /** Milliseconds between two looks at whether a group that was told to end is gone. */
 const groupLook = 20;
 /** Pipes made at once: making them costs a process. */
 const pipesAtOnce = 16;
-/**
- * Milliseconds between two reads of a pipe whose run is over. Closing it would end a daemon by SIGPIPE when it next prints;
- * reading as fast as it prints would cost a processor for nothing.
- */
-const drainEvery = 100;
-
 interface Pipe {
 	readonly name: string;
 	readonly read: number;
@@ -59,21 +48,46 @@ export class Programs {
 	#inputs = 0;
 	/** What every pipe is read into: output is kept before the next is read. */
 	readonly #buffer = Buffer.allocUnsafeSlow(64 * 1024);
+	readonly #shells: Shells;
 
 	constructor(environment: Readonly<Record<string, string>>, directory: string) {
 		this.#environment = environment;
 		this.#directory = directory;
 		this.#groups = new GroupRecord(directory);
+		this.#shells = new Shells(directory, environment, this.#buffer);
 	}
 
 	/** Does ahead of time what the first program would have to wait for. */
 	prepare(): void {
 		this.#makePipes();
+		void this.#shells.prepare();
+	}
+
+	/** Lets go of what was prepared, so that nothing keeps this process. */
+	close(): void {
+		this.#shells.close();
 	}
 
 	/** Runs a program to its end, or to that of its group when the run is to stop. Never rejects. */
 	async run(program: Program, run: ProgramRun): Promise<StepResult> {
 		if (run.stop.aborted) return stopped(run, null);
+		const { argv, cwd } = program;
+		const variables = { ...program.env, ...run.values };
+		const begun = program.stdin === null && this.#shells.start({ argv, cwd, variables }, run.write);
+		return begun ? this.#inShell(begun, run) : this.#byNode(program, run);
+	}
+
+	async #inShell({ pid: said, exited, kept }: ShellRun, run: ProgramRun): Promise<StepResult> {
+		const pid = await said;
+		if (pid === 0) return programEnded(await exited);
+		const slot = this.#groups.add(pid, run.id);
+		const result = await this.#ended(pid, exited, run);
+		await kept;
+		this.#groups.remove(slot);
+		return result;
+	}
+
+	async #byNode(program: Program, run: ProgramRun): Promise<StepResult> {
 		const env = { ...this.#environment, ...program.env, ...run.values };
 		let pipe: Pipe;
 		let child: ChildProcess;
@@ -90,10 +104,21 @@ export class Programs {
 		} catch (error) {
 			return notStarted(error as NodeJS.ErrnoException, program, env);
 		}
-		const output = this.#readOutput(pipe, run);
+		const reader = new PipeReader(pipe.read, this.#buffer, run.write);
+		void reader.closed.then(() => this.#idlePipes.push(pipe.name));
+		const begun = new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
+			child.once('spawn', () => resolve(undefined));
+			// Later errors are about signals that came too late.
+			child.on('error', resolve);
+		});
+		const exited = new Promise<Ending>((resolve) => {
+			child.on('exit', (exitCode, signal) => resolve({ exitCode, signal }));
+		});
 		const slot = child.pid === undefined ? undefined : this.#groups.add(child.pid, run.id);
-		const result = await this.#ended(child, program, env, run);
-		await output.end();
+		const error = await begun;
+		const result =
+			error === undefined ? await this.#ended(child.pid!, exited, run) : notStarted(error, program, env);
+		await reader.end();
 		if (slot !== undefined) this.#groups.remove(slot);
 		return result;
 	}
@@ -130,79 +155,27 @@ export class Programs {
 	}
 
 	/** Resolves with the end of the program; when the run is to stop, with the end of its group. */
-	#ended(
-		child: ChildProcess,
-		program: Program,
-		env: NodeJS.ProcessEnv,
-		run: ProgramRun,
-	): Promise<StepResult> {
-		return new Promise((resolve) => {
-			const { pid } = child;
-			let stopping = false;
-			let killed = false;
-			let kill: NodeJS.Timeout | undefined;
-			const stop = () => {
-				stopping = true;
-				signalGroup(pid!, 'SIGTERM');
-				kill = setTimeout(() => {
-					killed = true;
-					signalGroup(pid!, 'SIGKILL');
-				}, run.killAfter);
-			};
-			child.on('error', (error) => {
-				// Without a pid it was never there; with one it is about a signal that came too late.
-				if (pid === undefined) resolve(notStarted(error, program, env));
-			});
-			child.on('exit', async (code, signal) => {
-				run.stop.removeEventListener('abort', stop);
-				if (!stopping) return resolve(exited(code, signal));
-				// The group, not the program: a shell that is told to end leaves its children running.
-				while (!killed && groupExists(pid!)) await sleep(groupLook);
-				clearTimeout(kill);
-				resolve(stopped(run, signal));
-			});
-			if (pid !== undefined) run.stop.addEventListener('abort', stop, { once: true });
-		});
-	}
-
-	/** Reads a pipe until nobody holds it open. `end` resolves when what belongs to the run has been kept. */
-	#readOutput(pipe: Pipe, run: ProgramRun): { end(): Promise<void> } {
-		const buffer = this.#buffer;
-		let kept = true;
-		const socket = new net.Socket({
-			fd: pipe.read,
-			readable: true,
-			writable: false,
-			onread: {
-				buffer,
-				callback: (length) => {
-					if (kept) run.write(buffer.subarray(0, length));
-					else setTimeout(() => socket.resume(), drainEvery).unref();
-					return kept;
-				},
-			},
-		});
-		socket.on('error', () => {});
-		const closed = new Promise<void>((resolve) => {
-			socket.on('close', () => {
-				this.#idlePipes.push(pipe.name);
-				resolve();
-			});
-		});
-		return {
-			end: async () => {
-				let late: NodeJS.Timeout | undefined;
-				const waited = new Promise<void>((resolve) => {
-					// The turn after the time: one more look into the pipe, should we have been too busy for any.
-					late = setTimeout(() => setImmediate(resolve), pipeWait);
-				});
-				await Promise.race([closed, waited]);
-				clearTimeout(late);
-				kept = false;
-				// A daemon that goes on holding the pipe must not keep this process alive.
-				socket.unref();
-			},
+	async #ended(pid: number, exited: Promise<Ending>, run: ProgramRun): Promise<StepResult> {
+		let stopping = false;
+		let killed = false;
+		let kill: NodeJS.Timeout | undefined;
+		const stop = () => {
+			stopping = true;
+			signalGroup(pid, 'SIGTERM');
+			kill = setTimeout(() => {
+				killed = true;
+				signalGroup(pid, 'SIGKILL');
+			}, run.killAfter);
 		};
+		if (run.stop.aborted) stop();
+		else run.stop.addEventListener('abort', stop, { once: true });
+		const ending = await exited;
+		run.stop.removeEventListener('abort', stop);
+		if (!stopping) return programEnded(ending);
+		// The group, not the program: a shell that is told to end leaves its children running.
+		while (!killed && groupExists(pid)) await sleep(groupLook);
+		clearTimeout(kill);
+		return stopped(run, ending.signal);
 	}
 
 	#takePipe(): Pipe {
@@ -247,7 +220,7 @@ function groupExists(pid: number): boolean {
 	}
 }
 
-function exited(exitCode: number | null, signal: string | null): StepResult {
+function programEnded({ exitCode, signal }: Ending): StepResult {
 	if (exitCode === 0) return { ok: true, reason: 'exit', exitCode, signal: null, message: '' };
 	if (signal === null)
 		return { ok: false, reason: 'exit', exitCode, signal, message: `exited with ${exitCode}` };

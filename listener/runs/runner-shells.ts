@@ -1,27 +1,25 @@
 /**
- * Shells that are already there when a command is to start. Forking a shell that has nothing in memory costs a fraction of
- * what it costs Node to fork itself, and it does not hold up the runner (figures: docs/performance.md).
+ * Shells that are already there when a program is to be started, inside a runner. Forking a shell that holds nothing costs a
+ * fraction of what it costs Node to fork itself, and the runner does not stand still meanwhile (docs/performance.md).
  *
- * Each shell sits behind two pipes and does one command at a time: it is told a line of script, forks a subshell for it with
- * a process group of its own, says its pid, waits, and says how it ended. Output comes through a FIFO that only the command
- * and what it started hold open; so the end of the FIFO tells for certain that nobody can write to it any more, and late
- * output of one command cannot be taken for the next one's.
+ * Each shell does one program at a time: it is told a line of script, forks a subshell with a process group of its own, says
+ * its pid, waits, and says how it ended. What is printed goes into the shell's named pipe.
  *
- * Job control gives each command its process group. Some shells (dash) switch it on only where they see a terminal, so a
- * shell is started on a terminal made by script(1), which is taken away again before the first command: no command has one.
+ * It is job control that gives each program its process group, and dash has that only on a terminal. So a shell begins on one
+ * that script(1) makes, which is taken away again before the first program: no program ever has a terminal.
  *
- * Whatever does not fit (no script(1), a shell that behaves otherwise, values that are not harmless) is not taken here, and
- * the caller starts it as any program is started.
+ * What does not fit (no script(1), a shell that behaves otherwise, values that are not harmless, standard input) is not taken,
+ * and is started as any program is.
  */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import fs from 'node:fs';
-import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { promisify } from 'node:util';
+import { type Keep, PipeReader } from './runner-pipes.ts';
 
 /** How a program ended; one of the two is null. */
 export interface Ending {
@@ -30,392 +28,386 @@ export interface Ending {
 }
 
 /** A program as a shell starts it. */
-export interface ShellStart {
+export interface ShellProgram {
 	/** The program and its arguments. */
 	readonly argv: readonly string[];
+	/** null: the runner's own. */
 	readonly cwd: string | null;
-	/** What it sees beyond the environment that all programs share. */
+	/** Variables beyond the environment that every program gets. */
 	readonly variables: Readonly<Record<string, string>>;
 }
 
-/** A program that a shell has started. */
-export interface ShellStarted {
-	/** The program, and leader of its process group; 0 when the shell ended before it could say. */
+/** A program that a shell was told to start. */
+export interface ShellRun {
+	/** Its pid, and its process group's. 0 when the shell ended before it said one. */
 	readonly pid: Promise<number>;
-	/** Resolves when the program has ended. */
+	/** Resolves when it has ended. */
 	readonly exited: Promise<Ending>;
-	/** Resolves after that, when its output is kept, as far as the grace allows. */
-	readonly output: Promise<void>;
+	/** Resolves when its output has been kept; not before `exited`. */
+	readonly kept: Promise<void>;
 }
 
-/** Keeps output. The bytes are overwritten afterwards. */
-type Keep = (bytes: Buffer) => void;
-
-/** Linux takes 128 KiB in one argument; a line is well below, and larger commands are rare. */
+/** Characters of a line of script at most. Longer ones are rare, and a shell reads a line again with every character. */
 const longestLine = 64 * 1024;
-/** What a pipe holds on Linux, so one read empties it. */
-const pipeSize = 64 * 1024;
-/** Most commands end within this time, and their output waits in the FIFO. For those that go on, reading begins. In ms. */
+/**
+ * Milliseconds after which output is read as it comes. Most programs have ended by then, and what they printed is read in one
+ * go from the pipe, which holds 64 KiB.
+ */
 const attachAfter = 5;
-/** How long the FIFO may stay open after the process has ended before the run counts as ended all the same. In ms. */
-const outputGrace = 200;
 
 /**
- * A value that may stand between single quotes in a line of script: printable ASCII without the quote itself. Nothing else
- * is ever put there, so quoting needs no escapes and no value can become script. Others take the way without a shell.
+ * A value that may stand between single quotes in a line of script: printable ASCII without the quote itself. Nothing else is
+ * ever put there, so quoting knows no escapes, and no value can become script.
  */
 const harmless = /^[\x20-\x26\x28-\x7e]*$/;
 const variableName = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 /**
- * Text that the waiting shell can do by itself: simple commands that are builtins everywhere, with plain words and
- * variables. Everything else gets a shell of its own, since it may tell the difference (`$$`, traps, messages).
+ * Text that a subshell may evaluate by itself: simple commands that are builtins, of plain words and variables. Other text
+ * gets a shell of its own, since it could tell the difference (`$$`, `$0`, traps, the shell's messages).
  */
 const word = String.raw`(?:[A-Za-z0-9_.:,@%/+=-]|"(?:[A-Za-z0-9_ .:,@%/+=-]|\$[a-z_][A-Za-z0-9_]*)*")+`;
-const simple = String.raw`(?:true|false|:|echo|exit(?: [0-9]+)?)(?: +${word})*`;
-const builtinsOnly = new RegExp(`^ *${simple}(?: *(?:;|&&|\\|\\|) *${simple})* *$`);
-
-function quote(value: string): string {
-	if (!harmless.test(value)) throw new Error('a value that is not harmless was to be quoted for a shell');
-	return `'${value}'`;
-}
-
-/** The text of routes.yaml, which is script by intent, as one word. */
-function quoteText(text: string): string {
-	return `'${text.replaceAll("'", String.raw`'\''`)}'`;
-}
+const simple = `(?:exit(?: +[0-9]+)?|(?:true|false|:|echo)(?: +${word})*)`;
+const builtinsOnly = new RegExp(String.raw`^ *${simple}(?: *(?:;|&&|\|\|) *${simple})* *$`);
 
 const signalNames = new Map(
 	Object.entries(os.constants.signals).map(([name, number]) => [number, name as NodeJS.Signals]),
 );
 
-/** Reading the FIFO; `finished` resolves at its end, when nobody can write to it any more. */
-interface Reading {
-	readonly finished: Promise<void>;
-	/** Resolves when the sink has taken what was read so far. */
-	delivered(): Promise<void>;
-	close(): void;
-	/** Goes on reading, for nobody. */
-	abandon(): void;
+function quote(value: string): string {
+	if (!harmless.test(value)) throw new Error('a value that is not harmless was to be part of a script');
+	return `'${value}'`;
 }
 
-/** One shell and its FIFO; does one command at a time. */
+/** What the author of routes.yaml wrote as script, as one word. */
+function quoteScript(text: string): string {
+	return `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}
+
+/** The script by which a subshell becomes the program; undefined when a shell should not start it. */
+function scriptFor(
+	{ argv, cwd, variables }: ShellProgram,
+	environment: Readonly<Record<string, string>>,
+): string | undefined {
+	const [file = '', ...args] = argv;
+	const isScript = file === '/bin/sh' && args.length === 2 && args[0] === '-c';
+	const script = isScript ? args[1]! : '';
+	const values = isScript ? [] : argv;
+	let length = script.length + (cwd?.length ?? 0);
+	for (const value of values) length += value.length;
+	let exported = '';
+	for (const [name, value] of Object.entries(variables)) {
+		if (!variableName.test(name) || !harmless.test(value)) return undefined;
+		exported += ` ${name}=${quote(value)}`;
+	}
+	if (length + exported.length > longestLine) return undefined;
+	if (!values.every((value) => harmless.test(value)) || !harmless.test(cwd ?? '')) return undefined;
+	// When something is missing, the system's own answer to a start is the better one to pass on.
+	if (cwd !== null && !fs.statSync(cwd, { throwIfNoEntry: false })?.isDirectory()) return undefined;
+	if (!isScript && !canStart(file, cwd, variables.PATH ?? environment.PATH ?? '')) return undefined;
+
+	// cd exports PWD and OLDPWD, which a program started otherwise would not see.
+	const place = cwd === null ? '' : `cd ${quote(cwd)} && unset -v PWD OLDPWD || exit; `;
+	const prepared = exported === '' ? place : `${place}export${exported}; `;
+	if (!isScript) return `${prepared}exec ${values.map(quote).join(' ')}`;
+	return prepared + (builtinsOnly.test(script) ? script : `exec /bin/sh -c ${quoteScript(script)}`);
+}
+
+/** True for an executable file that is a program, or a script whose interpreter is there. */
+function canStart(file: string, cwd: string | null, PATH: string): boolean {
+	// An option to exec, as far as a shell is concerned.
+	if (file.startsWith('-')) return false;
+	if (file.includes('/')) return isProgram(path.resolve(cwd ?? '.', file));
+	for (const directory of PATH.split(':')) {
+		const candidate = path.resolve(cwd ?? '.', directory, file);
+		if (fs.existsSync(candidate)) return isProgram(candidate);
+	}
+	return false;
+}
+
+function isProgram(file: string): boolean {
+	let fd: number | undefined;
+	try {
+		fs.accessSync(file, fs.constants.X_OK);
+		fd = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+		// Linux looks for the interpreter's name in the first 256 bytes (execve(2)).
+		const head = Buffer.alloc(256);
+		const text = head.toString('latin1', 0, fs.readSync(fd, head, 0, head.length, 0));
+		if (text.startsWith('\x7fELF')) return true;
+		const interpreter = /^#![ \t]*(\/[^ \t\n]+)/.exec(text)?.[1];
+		return interpreter !== undefined && fs.existsSync(interpreter);
+	} catch {
+		return false;
+	} finally {
+		if (fd !== undefined) fs.closeSync(fd);
+	}
+}
+
+/** What a shell has been told to do and has not yet said the end of. */
+interface Told {
+	readonly said: (pid: number) => void;
+	readonly ended: (ending: Ending) => void;
+	pid: number;
+	signalled: boolean;
+}
+
+/** One shell and its pipe. */
 class Shell {
 	readonly #process: ChildProcess;
 	readonly #script: Writable;
-	readonly #fifo: string;
+	readonly #pipe: string;
+	/** Held open so that a program can open the pipe for writing, and to look into it at a program's end. */
 	readonly #fd: number;
+	readonly #buffer: Buffer;
+	/** Only a shell's own words begin with it. */
 	readonly #mark = randomUUID();
-	readonly #scratch: Buffer;
-	#report = '';
-	#current:
-		| { said: (pid: number) => void; ended: (ending: Ending) => void; pid: number; signalled: boolean }
-		| undefined;
-	#gone = false;
-	/** Called when the shell can take the next command, and when it has ended. */
+	#unread = '';
+	#told: Told | undefined;
+	#reading = false;
+	/** Called when the shell can take a program again. */
 	onIdle: () => void = () => {};
+	/** Called when the shell has ended. */
 	onGone: () => void = () => {};
 
-	constructor(process: ChildProcess, fifo: string, fd: number, scratch: Buffer) {
+	constructor(process: ChildProcess, pipe: string, buffer: Buffer) {
 		this.#process = process;
+		this.#pipe = pipe;
+		this.#buffer = buffer;
+		this.#fd = fs.openSync(pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
 		this.#script = process.stdio[3] as Writable;
-		this.#fifo = fifo;
-		this.#fd = fd;
-		this.#scratch = scratch;
-		const reports = process.stdio[4] as Readable;
-		reports.setEncoding('latin1').on('data', (text: string) => this.#read(text));
-		reports.on('close', () => this.#end());
-		// Writing to a shell that was killed fails; its end is noticed on the other pipe.
+		// A shell that was killed takes no script; its end is noticed where it speaks.
 		this.#script.on('error', () => {});
+		const words = process.stdio[4] as Readable;
+		words.setEncoding('latin1').on('data', (text: string) => this.#listen(text));
+		words.on('close', () => this.#end());
 	}
 
-	/** Gives it job control and takes the terminal away. Rejects when this shell cannot do what we need. */
-	async prepare(environment: Readonly<Record<string, string>>): Promise<void> {
-		const shell = environment.SHELL === undefined ? 'unset SHELL' : `SHELL=${quote(environment.SHELL)}`;
-		// HUP comes when the terminal goes; a trap that does something is not handed on to commands, an ignored signal would be.
-		this.#script.write(`trap : HUP; set -m; ${shell}; exec >/dev/null 2>&1; echo "pid $$" >&4\n`);
-		const own = await new Promise<number>((resolve, reject) => {
-			const ended = () => reject(new Error('the shell ended at once'));
-			this.#current = { said: resolve, ended, pid: 0, signalled: false };
-		});
+	/** Switches job control on, takes the terminal away and tries it out. Rejects when this shell does not do what we need. */
+	async prepare(shellVariable: string | undefined): Promise<void> {
+		const restored = shellVariable === undefined ? 'unset SHELL' : `SHELL=${quote(shellVariable)}`;
+		// HUP comes when the terminal goes. Programs do not inherit a trap that does something; to ignore it they would.
+		this.#script.write(
+			`trap : HUP; set -m; ${restored}; exec >/dev/null 2>&1; echo "pid $$" >&4; echo "${this.#mark} 0" >&4\n`,
+		);
+		const { pid: said, exited } = this.#tell();
+		await exited;
 		const hungUp = new Promise((resolve) => this.#process.once('exit', resolve));
 		this.#process.kill('SIGKILL');
 		await hungUp;
 		this.#script.write('trap - HUP\n');
-		const sink = { write: () => true, drained: async () => {} };
-		const tried = this.start({ cwd: null, variables: {} }, 'exit 143', sink);
-		const { exitCode } = await tried.ended;
-		if ((await tried.pid) === own || exitCode !== 143) throw new Error('the shell has no job control');
+		const trial = this.start('exit 143', () => {});
+		const [pid, { exitCode }] = await Promise.all([trial.pid, trial.exited, trial.kept]);
+		if (pid === 0 || pid === (await said) || exitCode !== 143)
+			throw new Error('this shell has no job control');
 	}
 
-	/** Begins a command; `body` is the script that becomes it. Only for an idle shell. */
-	start(command: Omit<ShellCommand, 'argv' | 'text'>, body: string, sink: OutputSink): Started {
-		const exports = Object.entries(command.variables).map(([name, value]) => ` ${name}=${quote(value)}`);
-		const environment = exports.length === 0 ? '' : `export${exports.join('')}; `;
-		// cd exports PWD and OLDPWD, which a program started otherwise would not see.
-		const place = command.cwd === null ? '' : `cd ${quote(command.cwd)} || exit 126; unset -v PWD OLDPWD; `;
+	/** Starts what the script becomes. Only for a shell that is idle. */
+	start(script: string, keep: Keep): ShellRun {
 		this.#script.write(
-			`( ${place}${environment}${body} ) </dev/null >${quote(this.#fifo)} 2>&1 4>&- & echo "pid $!" >&4; wait $!; ` +
-				// `jobs` takes the ended command off the shell's list, which would grow for ever otherwise; and only `jobs` can tell
-				// an end by a signal from an exit status above 128.
+			`( ${script} ) </dev/null >${quote(this.#pipe)} 2>&1 4>&- & echo "pid $!" >&4; wait $!; ` +
+				// `jobs` takes what has ended off the shell's list, which would grow for ever otherwise; and it alone can tell an
+				// end by a signal from an exit status above 128.
 				`set -- $?; if [ $1 -gt 128 ]; then jobs -l >&4; else jobs; fi; echo "${this.#mark} $1" >&4\n`,
 		);
-		let said: (pid: number) => void = () => {};
-		const pid = new Promise<number>((resolve) => {
-			said = resolve;
-		});
-		const ending = new Promise<Ending>((ended) => {
-			this.#current = { said, ended, pid: 0, signalled: false };
-		});
-		return { pid, ended: this.#collect(sink, ending) };
+		const { pid, exited } = this.#tell();
+		return { pid, exited, kept: this.#read(exited, keep) };
 	}
 
-	/** Lets it end once its present command has. */
+	/** Lets it end when what it does has ended. */
 	close(): void {
 		this.#script.end();
 	}
 
-	/** Reads the output while the command runs and after; resolves when both are over, or the grace is. */
-	async #collect(sink: OutputSink, ending: Promise<Ending>): Promise<Ending> {
-		let reading: Reading | undefined;
-		let timer: NodeJS.Timeout;
+	#tell(): { pid: Promise<number>; exited: Promise<Ending> } {
+		let said: (pid: number) => void = () => {};
+		let ended: (ending: Ending) => void = () => {};
+		const pid = new Promise<number>((resolve) => {
+			said = resolve;
+		});
+		const exited = new Promise<Ending>((resolve) => {
+			ended = resolve;
+		});
+		this.#told = { said, ended, pid: 0, signalled: false };
+		return { pid, exited };
+	}
+
+	#listen(text: string): void {
+		const lines = (this.#unread + text).split('\n');
+		this.#unread = lines.pop() ?? '';
+		for (const line of lines) {
+			const told = this.#told;
+			if (told === undefined) continue;
+			const [first, second] = line.split(' ');
+			if (first === this.#mark) {
+				this.#told = undefined;
+				const status = Number(second);
+				const signal = told.signalled ? signalNames.get(status - 128) : undefined;
+				told.ended(signal === undefined ? { exitCode: status, signal: null } : { exitCode: null, signal });
+			} else if (first === 'pid' && told.pid === 0) {
+				told.pid = Number(second);
+				told.said(told.pid);
+			} else if (line.startsWith('[')) {
+				// An exit: `[1] + 77 Done(143)   (…)` in dash, `[1]+    77 Exit 143   (…)` in bash. A signal: `Terminated` and so on.
+				told.signalled = !/^\[\d+\] ?[+-]? *\d+ (?:Done|Exit)/.test(line);
+			}
+		}
+	}
+
+	/** Resolves when the output has been kept. */
+	async #read(exited: Promise<Ending>, keep: Keep): Promise<void> {
+		this.#reading = true;
+		let reader: PipeReader | undefined;
 		let over = false;
 		const attach = () => {
-			reading = this.#attach(sink);
-			// The FIFO can be at its end because the command has not opened it yet, or has closed its output early.
-			void reading.finished.then(() => {
-				reading = undefined;
+			const attached = this.#attach(keep);
+			reader = attached;
+			// The pipe may be at its end because the program has not opened it yet, or has closed its output already.
+			void attached.closed.then(() => {
+				reader = undefined;
 				if (!over) timer = setTimeout(attach, attachAfter);
 			});
 		};
-		timer = setTimeout(attach, attachAfter);
-		const how = await ending;
+		let timer = setTimeout(attach, attachAfter);
+		await exited;
 		over = true;
 		clearTimeout(timer);
-		// What was read already comes first.
-		await reading?.delivered();
-		if (reading === undefined && this.#drain(sink)) {
-			this.#free();
-			return how;
+		if (this.#drain(keep)) {
+			reader?.close();
+			await reader?.closed;
+			this.#idle();
+			return;
 		}
-		const last = reading ?? this.#attach(sink);
-		// The system tells the end of a FIFO only to those who opened it before; so we look once more, now that it is open.
-		if (this.#drain(sink)) last.close();
-		let grace: NodeJS.Timeout | undefined;
-		const finished = await Promise.race([
-			last.finished.then(() => true),
-			new Promise<boolean>((resolve) => {
-				grace = setTimeout(resolve, outputGrace, false);
-			}),
-		]);
-		clearTimeout(grace);
-		if (finished) this.#free();
-		else {
-			last.abandon();
-			void last.finished.then(() => this.#free());
-		}
-		return how;
+		const last = reader ?? this.#attach(keep);
+		// The system tells a pipe's end only to who had it open before; it may have come just before we opened it.
+		if (this.#drain(keep)) last.close();
+		void last.closed.then(() => this.#idle());
+		await last.end();
 	}
 
-	/** Reads what the FIFO holds at once; true at its end, false while somebody can still write. */
-	#drain(sink: OutputSink): boolean {
+	#idle(): void {
+		this.#reading = false;
+		this.onIdle();
+	}
+
+	#attach(keep: Keep): PipeReader {
+		const fd = fs.openSync(this.#pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+		return new PipeReader(fd, this.#buffer, keep);
+	}
+
+	/** Reads what is in the pipe. True at its end, false while somebody can still write. */
+	#drain(keep: Keep): boolean {
 		for (;;) {
-			let size: number;
+			let length: number;
 			try {
-				size = fs.readSync(this.#fd, this.#scratch, 0, pipeSize, null);
+				length = fs.readSync(this.#fd, this.#buffer);
 			} catch (error) {
 				if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return false;
 				throw error;
 			}
-			if (size === 0) return true;
-			sink.write(Buffer.from(this.#scratch.subarray(0, size)));
+			if (length === 0) return true;
+			keep(this.#buffer.subarray(0, length));
 		}
 	}
 
-	/** Reads the FIFO as output comes, until its end. */
-	#attach(sink: OutputSink): Reading {
-		const socket = new net.Socket({
-			fd: fs.openSync(this.#fifo, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK),
-			readable: true,
-			writable: false,
-		});
-		let abandoned = false;
-		let delivered = Promise.resolve();
-		socket.on('data', (chunk: Buffer) => {
-			if (abandoned || sink.write(chunk)) return;
-			socket.pause();
-			delivered = sink.drained().then(() => void socket.resume());
-		});
-		socket.on('error', () => {});
-		return {
-			finished: new Promise((resolve) => {
-				socket.once('close', () => resolve());
-			}),
-			delivered: () => delivered,
-			close: () => void socket.destroy(),
-			// What is left behind and still writes belongs to no run. It is read all the same, or it would die of SIGPIPE.
-			abandon: () => {
-				abandoned = true;
-			},
-		};
-	}
-
-	#read(text: string): void {
-		const lines = (this.#report + text).split('\n');
-		this.#report = lines.pop() ?? '';
-		for (const line of lines) {
-			const current = this.#current;
-			if (current === undefined) continue;
-			const [first, second] = line.split(' ');
-			if (first === this.#mark) {
-				this.#current = undefined;
-				const status = Number(second);
-				const signal = current.signalled ? signalNames.get(status - 128) : undefined;
-				current.ended(signal === undefined ? { exitCode: status, signal: null } : { exitCode: null, signal });
-			} else if (first === 'pid' && current.pid === 0) {
-				current.pid = Number(second);
-				current.said(current.pid);
-			} else if (line.startsWith('[')) {
-				// dash: `[1] + 77 Done(143)   …` · bash: `[1]+ 77 Exit 143   …` · by a signal both: `Terminated`, `Killed` …
-				current.signalled = !/^\[\d+\] ?[+-]? *\d+ (Done|Exit)/.test(line);
-			}
-		}
-	}
-
-	#free(): void {
-		if (!this.#gone) this.onIdle();
-	}
-
-	/** Somebody killed the shell. The command it had cannot be watched any more, so it is ended as well. */
+	/** Somebody ended the shell. Nobody can say any more how its program ends, so that is ended as well. */
 	#end(): void {
-		if (this.#gone) return;
-		this.#gone = true;
-		const current = this.#current;
-		this.#current = undefined;
-		if (current !== undefined) {
+		const told = this.#told;
+		this.#told = undefined;
+		this.onGone();
+		this.onIdle = () => fs.closeSync(this.#fd);
+		if (!this.#reading) fs.closeSync(this.#fd);
+		if (told === undefined) return;
+		if (told.pid > 0) {
 			try {
-				if (current.pid > 0) process.kill(-current.pid, 'SIGKILL');
+				process.kill(-told.pid, 'SIGKILL');
 			} catch {
 				// It has ended already.
 			}
-			current.ended({ exitCode: null, signal: 'SIGKILL' });
 		}
-		this.onGone();
-		fs.closeSync(this.#fd);
+		told.said(0);
+		told.ended({ exitCode: null, signal: 'SIGKILL' });
 	}
 }
 
-/** The shells of one runner, as many as commands run at once. */
+/** The shells of a runner, as many as programs are started at a time. */
 export class Shells {
 	readonly #directory: string;
 	readonly #environment: Readonly<Record<string, string>>;
-	readonly #most: number;
 	readonly #idle: Shell[] = [];
-	readonly #all = new Set<Shell>();
-	readonly #scratch = Buffer.allocUnsafe(pipeSize);
+	/** Those that are ready, idle or not. */
+	readonly #ready = new Set<Shell>();
+	readonly #buffer: Buffer;
 	#made = 0;
-	#opening = 0;
-	#closed = false;
-
-	constructor(directory: string, environment: Readonly<Record<string, string>>, most: number) {
-		this.#directory = directory;
-		this.#environment = environment;
-		this.#most = most;
-	}
+	#beginning = 0;
+	/** False once this host has shown that it cannot do it. */
+	#possible: boolean;
 
 	/**
-	 * Gets the first shells ready.
-	 * @param parent a directory that only we can write to; FIFOs are made in a new one inside
-	 * @param environment what every command sees
-	 * @param most how many shells there may be
-	 * @returns undefined where this host cannot do it; commands are then started as any program is
+	 * @param directory where the pipes are made; the runner's own
+	 * @param environment what every program gets
+	 * @param buffer what output is read into
 	 */
-	static async open(
-		parent: string,
-		environment: Readonly<Record<string, string>>,
-		most: number,
-	): Promise<Shells | undefined> {
-		const plain = Object.values(environment).every((value) => harmless.test(value));
-		if (process.platform !== 'linux' || !plain || !harmless.test(parent)) return undefined;
-		const shells = new Shells(fs.mkdtempSync(path.join(parent, 'shells-')), environment, most);
+	constructor(directory: string, environment: Readonly<Record<string, string>>, buffer: Buffer) {
+		this.#directory = directory;
+		this.#environment = environment;
+		this.#buffer = buffer;
+		this.#possible =
+			process.platform === 'linux' &&
+			harmless.test(directory) &&
+			Object.values(environment).every((value) => harmless.test(value));
+	}
+
+	/** Begins a shell, so that there is one for the next program. Never rejects. */
+	async prepare(): Promise<void> {
+		if (!this.#possible || this.#beginning > 0) return;
+		this.#beginning++;
 		try {
-			// One for the next command and one for the one after; more are made as they are needed.
-			await Promise.all([shells.#add(), shells.#add()]);
-			return shells;
+			await this.#begin();
 		} catch {
-			shells.close();
-			return undefined;
-		}
-	}
-
-	/** Starts a command; undefined when it has to be started without a shell of ours, or none is free at the moment. */
-	start(command: ShellCommand, sink: OutputSink): Started | undefined {
-		const body = bodyOf(command);
-		if (body === undefined) return undefined;
-		const shell = this.#idle.pop();
-		if (this.#idle.length === 0 && this.#all.size + this.#opening < this.#most) {
-			// A host on which this fails once too often is served as if it had no shells.
-			this.#add().catch(() => {});
-		}
-		return shell?.start(command, body, sink);
-	}
-
-	/** Ends the shells; commands that run are not touched. */
-	close(): void {
-		this.#closed = true;
-		for (const shell of this.#all) shell.close();
-		fs.rmSync(this.#directory, { recursive: true, force: true });
-	}
-
-	async #add(): Promise<void> {
-		this.#opening++;
-		try {
-			const fifo = path.join(this.#directory, String(++this.#made));
-			await promisify(execFile)('mkfifo', ['-m', '600', fifo]);
-			const fd = fs.openSync(fifo, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-			const child = spawn('script', ['-q', '-c', 'exec /bin/sh -s <&3 3<&-', '/dev/null'], {
-				// script runs its command by $SHELL, which may be anything.
-				env: { ...this.#environment, SHELL: '/bin/sh' },
-				stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
-				detached: true,
-			});
-			child.on('error', () => {});
-			const shell = new Shell(child, fifo, fd, this.#scratch);
-			shell.onGone = () => {
-				this.#all.delete(shell);
-				const place = this.#idle.indexOf(shell);
-				if (place >= 0) this.#idle.splice(place, 1);
-			};
-			await shell.prepare(this.#environment);
-			if (this.#closed) return shell.close();
-			shell.onIdle = () => this.#idle.push(shell);
-			this.#all.add(shell);
-			this.#idle.push(shell);
+			this.#possible = false;
 		} finally {
-			this.#opening--;
+			this.#beginning--;
 		}
 	}
-}
 
-/** The script that becomes the command, or undefined when not all of it is harmless. */
-function bodyOf({ argv, text, cwd, variables }: ShellCommand): string | undefined {
-	let length = 0;
-	for (const [name, value] of Object.entries(variables)) {
-		if (!variableName.test(name) || !harmless.test(value)) return undefined;
-		length += value.length;
+	/** Starts a program; undefined when that has to be done without a shell, or none is free. */
+	start(program: ShellProgram, keep: Keep): ShellRun | undefined {
+		if (!this.#possible) return undefined;
+		const script = scriptFor(program, this.#environment);
+		if (script === undefined) return undefined;
+		const shell = this.#idle.pop();
+		// As many as are needed at a time; a run that finds none does not wait for it.
+		if (this.#idle.length === 0) void this.prepare();
+		return shell?.start(script, keep);
 	}
-	if (cwd !== null && !harmless.test(cwd)) return undefined;
-	const [program = '', ...rest] = argv;
-	if (text !== null) {
-		length += text.length;
-		if (length > longestLine || !harmless.test(program)) return undefined;
-		if (program === '/bin/sh' && builtinsOnly.test(text)) return text;
-		return `exec ${quote(program)} -c ${quoteText(text)}`;
+
+	/** Ends the shells as they become idle. */
+	close(): void {
+		this.#possible = false;
+		for (const shell of this.#ready) shell.close();
 	}
-	for (const item of argv) {
-		if (!harmless.test(item)) return undefined;
-		length += item.length;
+
+	async #begin(): Promise<void> {
+		const pipe = path.join(this.#directory, `shell-${this.#made++}`);
+		const env = { ...this.#environment };
+		await promisify(execFile)('mkfifo', ['-m', '600', pipe], { env });
+		// script(1) has its command run by $SHELL, which may be anything.
+		const child = spawn('script', ['-q', '-c', 'exec /bin/sh -s <&3 3<&-', '/dev/null'], {
+			env: { ...env, SHELL: '/bin/sh' },
+			stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
+			detached: true,
+		});
+		const missing = new Promise<never>((_, reject) => child.on('error', reject));
+		const shell = new Shell(child, pipe, this.#buffer);
+		await Promise.race([shell.prepare(this.#environment.SHELL), missing]);
+		if (!this.#possible) return shell.close();
+		shell.onIdle = () => this.#idle.push(shell);
+		shell.onGone = () => {
+			this.#ready.delete(shell);
+			const place = this.#idle.indexOf(shell);
+			if (place >= 0) this.#idle.splice(place, 1);
+		};
+		this.#ready.add(shell);
+		this.#idle.push(shell);
 	}
-	if (length > longestLine || program.startsWith('-')) return undefined;
-	return `exec ${quote(program)} ${rest.map(quote).join(' ')}`;
 }
