@@ -39,7 +39,11 @@ var child;
 var interrupted;
 
 if (!ready()) {
-	[['SIGHUP', 129], ['SIGINT', 130], ['SIGTERM', 143]].forEach(function (signal) {
+	[
+		['SIGHUP', 129],
+		['SIGINT', 130],
+		['SIGTERM', 143]
+	].forEach(function (signal) {
 		process.on(signal[0], function () {
 			interrupted = signal[1];
 			/* What npm has done so far is thrown away, so it needs no time to tidy up. */
@@ -54,7 +58,10 @@ if (!ready()) {
 
 /** True when nothing has to be installed. */
 function ready() {
-	return packagesInstalled() && (runsTypeScript(process.version) || runsTypeScript(versionOf(bundledNode(modules))));
+	return (
+		packagesInstalled() &&
+		(runsTypeScript(process.version) || runsTypeScript(versionOf(bundledNode(modules))))
+	);
 }
 
 /** Compares the lock file with npm's own record of what it has put into node_modules (which it writes last). */
@@ -76,8 +83,18 @@ function packagesInstalled() {
 }
 
 function install() {
+	if (!atLeast(process.version, 12, 13)) {
+		return stop(
+			1,
+			'this host has Node ' +
+				process.version +
+				'. Node 12.13 is the oldest that can fetch what is needed; ' +
+				'install a newer one, best Node 24, from https://nodejs.org or your distribution.'
+		);
+	}
 	var lock = readJson(path.join(root, 'package-lock.json'));
-	if (!lock) return stop(1, 'package-lock.json is missing or damaged: check out a whole copy of the repository.');
+	if (!lock)
+		return stop(1, 'package-lock.json is missing or damaged: check out a whole copy of the repository.');
 	try {
 		removeLeftovers();
 		fs.mkdirSync(staging);
@@ -89,7 +106,11 @@ function install() {
 	} catch (error) {
 		return stop(
 			1,
-			'packages have to be installed, but ' + root + ' cannot be written to (' + error.code + ').\n' +
+			'packages have to be installed, but ' +
+				root +
+				' cannot be written to (' +
+				error.code +
+				').\n' +
 				'Run it once as a user who may write there, or copy the checkout to a place where you may.'
 		);
 	}
@@ -103,9 +124,14 @@ function install() {
 				if (!runsTypeScript(bundled) && !runsTypeScript(process.version)) {
 					return stop(
 						1,
-						'Node 22.18 or newer is needed, this host has ' + process.version + ', and Node ' + nodeVersion + ' from npm ' +
+						'Node 22.18 or newer is needed, this host has ' +
+							process.version +
+							', and Node ' +
+							nodeVersion +
+							' from npm ' +
 							(failure ? 'could not be fetched:\n' + failure : 'does not run on ' + platform() + '.') +
-							'\n' + (failure ? remedy(failure) + '\nOr install' : 'Install') +
+							'\n' +
+							(failure ? remedy(failure) + '\nOr install' : 'Install') +
 							' Node 24 from https://nodejs.org or your distribution, then run this again.'
 					);
 				}
@@ -123,13 +149,24 @@ function findNpm(then) {
 		if (failure) {
 			return stop(
 				1,
-				'npm is needed to install the packages and does not run:\n' + failure + '\n' +
+				'npm is needed to install the packages and does not run:\n' +
+					failure +
+					'\n' +
 					'It comes with Node (https://nodejs.org), or in a package named npm of your distribution.'
 			);
 		}
 		if (parseInt(output, 10) >= 7) return then(npm);
 		installInto('npm', npm, 'npm@' + NPM_FOR_OLD_NODE, function (failure, folder) {
-			if (failure) return stop(1, 'npm ' + output.trim() + ' is too old, and a newer one could not be fetched:\n' + failure + '\n' + remedy(failure));
+			if (failure)
+				return stop(
+					1,
+					'npm ' +
+						output.trim() +
+						' is too old, and a newer one could not be fetched:\n' +
+						failure +
+						'\n' +
+						remedy(failure)
+				);
 			then([process.execPath, path.join(folder, 'bin', 'npm-cli.js')]);
 		});
 	});
@@ -163,17 +200,25 @@ function installInto(name, npm, what, then) {
 }
 
 function putInPlace() {
+	var before = path.join(staging, 'before');
 	/* Another one may have been quicker. Its programs may run by now: leave them be. */
 	if (!ready()) {
 		try {
-			if (fs.existsSync(modules)) fs.renameSync(modules, path.join(staging, 'before'));
+			if (fs.existsSync(modules)) fs.renameSync(modules, before);
 			fs.renameSync(path.join(staging, 'node_modules'), modules);
 		} catch (error) {
 			if (!ready()) {
+				if (fs.existsSync(before) && !fs.existsSync(modules)) fs.renameSync(before, modules);
 				return stop(
 					1,
-					'the new node_modules could not be moved into place (' + error.code + ').\n' +
-						'Is ' + modules + ' a mount, or held by another program? Then run "npm ci" in ' + root + ' by hand.'
+					'the new node_modules could not be moved into place (' +
+						error.code +
+						').\n' +
+						'Is ' +
+						modules +
+						' a mount? Then run "npm ci" in ' +
+						root +
+						' by hand.'
 				);
 			}
 		}
@@ -183,7 +228,11 @@ function putInPlace() {
 
 /** What to do about a failure of npm, by the error codes npm prints. */
 function remedy(failure) {
-	if (/ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ERR_SOCKET|network/.test(failure)) {
+	if (
+		/ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ERR_SOCKET|network/.test(
+			failure
+		)
+	) {
 		return (
 			'The package registry was not reached. Behind a proxy, set https_proxy; with a mirror, "npm config set registry URL".\n' +
 			'For a host without a network, run this once on a connected host of the same platform and copy the whole folder.'
@@ -192,7 +241,8 @@ function remedy(failure) {
 	if (/in sync|EUSAGE/.test(failure)) {
 		return 'package.json and package-lock.json do not agree. After a change of package.json, run "npm install" and commit both.';
 	}
-	if (/E404|ETARGET/.test(failure)) return 'The package registry does not have it for this platform (' + platform() + ') or not at all.';
+	if (/E404|ETARGET/.test(failure))
+		return 'The package registry does not have it for this platform (' + platform() + ') or not at all.';
 	if (/ENOSPC/.test(failure)) return 'The disk is full.';
 	return 'Run "npm ci" in ' + root + ' to see all that npm has to say.';
 }
@@ -227,11 +277,18 @@ function run(words, folder, then) {
 
 /* npm names the cause first, and its own source, options and logs later. */
 function firstLines(text) {
-	return text.split('\n').filter(function (line) {
-		return /\S/.test(line.replace(/^npm (error|ERR!)/, '')) && !/^npm (error|ERR!)\s+at |complete log/.test(line);
-	}).slice(0, 8).map(function (line) {
-		return '  ' + line;
-	}).join('\n');
+	return text
+		.split('\n')
+		.filter(function (line) {
+			return (
+				/\S/.test(line.replace(/^npm (error|ERR!)/, '')) && !/^npm (error|ERR!)\s+at |complete log/.test(line)
+			);
+		})
+		.slice(0, 8)
+		.map(function (line) {
+			return '  ' + line;
+		})
+		.join('\n');
 }
 
 /** Staging folders whose process was killed. */
@@ -275,8 +332,14 @@ function versionOf(program) {
 }
 
 function runsTypeScript(version) {
+	return atLeast(version, 22, 18);
+}
+
+function atLeast(version, major, minor) {
 	var parts = /^v(\d+)\.(\d+)\./.exec(version);
-	return Boolean(parts) && (Number(parts[1]) > 22 || (Number(parts[1]) === 22 && Number(parts[2]) >= 18));
+	return (
+		Boolean(parts) && (Number(parts[1]) > major || (Number(parts[1]) === major && Number(parts[2]) >= minor))
+	);
 }
 
 function platform() {
@@ -286,9 +349,12 @@ function platform() {
 /** True when two lists of dependencies ask for the same, in whatever order. */
 function same(one, other) {
 	function lines(list) {
-		return Object.keys(list || {}).map(function (name) {
-			return name + ' ' + list[name];
-		}).sort().join();
+		return Object.keys(list || {})
+			.map(function (name) {
+				return name + ' ' + list[name];
+			})
+			.sort()
+			.join();
 	}
 	return lines(one) === lines(other);
 }
