@@ -184,7 +184,7 @@ async function main(options: {
 	const stolen = (ended.stolen - began.stolen) / (ended.all - began.all);
 	if (stolen > 0.02)
 		notes.add(`the host of this virtual machine took ${percent(stolen)} of the processors away meanwhile`);
-	const noisy = rows.filter((row) => row.spread > NOISY).length;
+	const noisy = rows.filter((row) => (row.spread ?? 0) > NOISY).length;
 	if (noisy > 0)
 		notes.add(
 			`rounds of ${noisy} of ${rows.length} figures differ by over ${percent(NOISY)} (marked !): too noisy to be quoted`,

@@ -26,7 +26,7 @@ export type LoadPlan = {
 	method?: string;
 	/** Sent as application/json. Default none. */
 	body?: string;
-	/** Requests that are sent first and not measured. Default 0. */
+	/** Requests that are sent first and not measured, for half a second at the most. Default 0. */
 	warmup?: number;
 	/** The most requests to measure. Default: as many as the time allows. */
 	count?: number;
@@ -54,6 +54,7 @@ export type LoadResult = {
 	cpu: number;
 };
 
+const WARM_SECONDS = 0.5;
 const UNANSWERED_AFTER_MS = 15_000;
 const MOST_FAILURES = 100;
 const EXAMPLE_BYTES = 300;
@@ -229,7 +230,7 @@ async function load(plan: LoadPlan): Promise<LoadResult> {
 
 	const seconds = plan.seconds ?? 30;
 	const began = performance.timeOrigin + performance.now();
-	await phase(plan.warmup ?? 0, seconds);
+	await phase(plan.warmup ?? 0, WARM_SECONDS);
 	const warm = succeeded;
 	latencies.reset();
 	const before = process.cpuUsage();

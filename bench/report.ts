@@ -13,8 +13,8 @@ export type Row = {
 	median: Partial<Record<SideName, number>>;
 	/** Ours divided by the other of the same round; the middle of these. */
 	ratio: { webhook: number | undefined; limit: number | undefined };
-	/** The widest of the sides: (highest − lowest) / median of its rounds. 0 with one round. */
-	spread: number;
+	/** The widest of the sides: (highest − lowest) / median of its rounds. Undefined with one round. */
+	spread: number | undefined;
 	goal: string | undefined;
 	/** Whether ours is what it should be; undefined without a goal or without ours. */
 	met: boolean | undefined;
@@ -39,14 +39,15 @@ function rowOf(
 ): Row | undefined {
 	const values: Row['rounds'] = {};
 	const medians: Row['median'] = {};
-	let spread = 0;
+	let spread: number | undefined;
 	for (const side of SIDES) {
 		const own = rounds.map((round) => round[side]?.[figure.name]).filter((value) => value !== undefined);
 		const middle = median(own);
 		if (middle === undefined) continue;
 		values[side] = own;
 		medians[side] = middle;
-		spread = Math.max(spread, (Math.max(...own) - Math.min(...own)) / Math.abs(middle));
+		if (own.length > 1)
+			spread = Math.max(spread ?? 0, (Math.max(...own) - Math.min(...own)) / Math.abs(middle));
 	}
 	if (Object.keys(values).length === 0) return undefined;
 	const against = (other: SideName) =>
@@ -108,7 +109,7 @@ export function table(measures: Measure[], rows: Row[]): string {
 		times(row.ratio.limit),
 		row.goal ?? '',
 		row.met === undefined ? '' : row.met ? 'met' : 'missed',
-		`${Math.round(row.spread * 100)} %${row.spread > NOISY ? ' !' : '  '}`,
+		row.spread === undefined ? '' : `${Math.round(row.spread * 100)} %${row.spread > NOISY ? ' !' : '  '}`,
 	]);
 	const widths = head.map((title, column) =>
 		Math.max(title.length, ...cells.map((line) => line[column]!.length)),

@@ -35,7 +35,7 @@ export async function untilRan(ran: () => number, wanted: number, withinMs: numb
 export const accepts: Measure = {
 	name: 'accepts',
 	about: `a burst over ${CONNECTIONS} connections, answered 202; every command (sh -c 'echo >>file') is run`,
-	rounds: { full: 3, quick: 2 },
+	rounds: { full: 3, quick: 1 },
 	figures: [
 		{ name: 'accepted', unit: '/s', better: 'more', goal: { times: 2 } },
 		{ name: 'p50', unit: 'ms', better: 'less', decimals: 2 },
@@ -61,12 +61,12 @@ export const accepts: Measure = {
 				...listener.call(route),
 				connections: CONNECTIONS,
 				warmup: bench.quick ? 200 : 300,
-				count: bench.quick ? 800 : 3000,
-				seconds: bench.quick ? 0.7 : 1.5,
+				count: bench.quick ? 800 : 2000,
+				seconds: 1,
 			});
 			const during = ran() - before;
 			const wanted = result.succeededInAll;
-			const all = await untilRan(() => ran() - before, wanted, bench.quick ? 1500 : 4000);
+			const all = await untilRan(() => ran() - before, wanted, bench.quick ? 1500 : 3000);
 			const took = performance.timeOrigin + performance.now() - result.began;
 			if (all < wanted) {
 				// What is left would run into the next round.

@@ -22,7 +22,8 @@ async function settledMemory(pid: number): Promise<number> {
 
 export const memory: Measure = {
 	name: 'memory',
-	about: 'all processes of a listener, shared pages once; after = a burst of 500 accepts and 500 waited runs',
+	about:
+		'all processes of a listener, shared pages once; after = 500 accepted and 500 waited runs, at most 1 s of each',
 	rounds: { full: 2, quick: 1 },
 	figures: [
 		{ name: 'idle', unit: 'MB', better: 'less', decimals: 1, goal: { value: 100 } },
@@ -34,9 +35,14 @@ export const memory: Measure = {
 		const waited: BenchRoute = { name: 'waited', command: 'true', wait: 'route', limit: 8 };
 		const listener = await side.start(bench, [accept, waited]);
 		const idle = await settledMemory(listener.pid);
-		await bench.load({ ...listener.call(accept), connections: 32, count: BURST });
-		await bench.load({ ...listener.call(waited), connections: 8, count: BURST });
-		await untilRan(ran, BURST, 5000);
+		const { succeeded } = await bench.load({
+			...listener.call(accept),
+			connections: 32,
+			count: BURST,
+			seconds: 1,
+		});
+		await bench.load({ ...listener.call(waited), connections: 8, count: BURST, seconds: 1 });
+		await untilRan(ran, succeeded, 2000);
 		const after = await settledMemory(listener.pid);
 		await listener.kill();
 		return { idle, after };
@@ -46,7 +52,7 @@ export const memory: Measure = {
 export const start: Measure = {
 	name: 'start',
 	about: 'from the start of the process to the first 202, with no state from before',
-	rounds: { full: 5, quick: 2 },
+	rounds: { full: 3, quick: 1 },
 	figures: [{ name: 'first 202 after', unit: 'ms', better: 'less', goal: { value: 400 } }],
 	listener: async (bench, side) => async () => {
 		const route: BenchRoute = { name: 'accept', command: 'true', wait: 'no', limit: 8 };

@@ -23,7 +23,7 @@ export const limit: Measure = {
 	limit: async (bench) => async () => {
 		const values: Values = {};
 		for (const [label, command, inFlight] of combinations((...combination) => combination)) {
-			const result = await bench.limit(bench.quick ? 0.2 : 0.4, inFlight, command);
+			const result = await bench.limit(bench.quick ? 0.2 : 0.3, inFlight, command);
 			values[label] = result.perSecond;
 			values[`${label}, p50`] = result.p50;
 			values[`${label}, p99`] = result.p99;

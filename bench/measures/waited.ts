@@ -27,7 +27,7 @@ function waited(name: string, command: string | string[], goal: number): Measure
 			{ name: 'p99', unit: 'ms', better: 'less', decimals: 2 },
 		],
 		limit: async (bench) => async () => {
-			const { perSecond, p50, p99 } = await bench.limit(bench.quick ? 0.3 : 0.8, CONNECTIONS, argv);
+			const { perSecond, p50, p99 } = await bench.limit(bench.quick ? 0.3 : 0.6, CONNECTIONS, argv);
 			return { run: perSecond, p50, p99 };
 		},
 		listener: async (bench, side) => {
@@ -38,7 +38,7 @@ function waited(name: string, command: string | string[], goal: number): Measure
 					...listener.call(route),
 					connections: CONNECTIONS,
 					warmup: 100,
-					seconds: bench.quick ? 0.4 : 1,
+					seconds: bench.quick ? 0.4 : 0.8,
 				});
 				return { run: perSecond, p50, p99 };
 			};
@@ -69,7 +69,7 @@ export const overhead: Measure = {
 			const { p50, p99 } = await bench.load({
 				...listener.call(route),
 				warmup: 50,
-				seconds: bench.quick ? 0.3 : 0.8,
+				seconds: bench.quick ? 0.3 : 0.6,
 			});
 			const bare = round.limit?.p50;
 			return { p50, p99, ...(bare === undefined ? {} : { 'p50 above the limit': p50 - bare }) };
