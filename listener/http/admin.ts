@@ -15,6 +15,7 @@ import { answerEmpty, answerJson, answerProblem, preferredForm, runJson } from '
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asEvents, asText, bytesOf, eventStreamType, plainTextType, sendStream } from './streams.ts';
+import { endOfWaiting } from './waiting.ts';
 
 /** Runs on a page of `/-/runs` unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
 const pageSize = 50;
@@ -96,9 +97,7 @@ export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isD
 			return answerEmpty(ctx, 204);
 		}
 
-		const leave = new AbortController();
-		ctx.res.once('close', () => leave.abort());
-		const signal = AbortSignal.any([leave.signal, stopping]);
+		const signal = endOfWaiting(ctx, stopping, Number.POSITIVE_INFINITY);
 		const parts = follow ? outputs.follow(run.id, from, signal) : outputs.read(run.id, from);
 		if (events) {
 			await sendStream(

@@ -24,7 +24,7 @@ import { type ArrivedBody, BodyReader } from './body.ts';
 import { parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asEvents, asTextWithEnd, eventStreamType, lastText, plainTextType, sendStream } from './streams.ts';
-import { waitOf } from './waiting.ts';
+import { endOfWaiting, waitOf } from './waiting.ts';
 
 /** A request on its way through; what is found out about it ends up in the log. */
 export interface Entry {
@@ -116,11 +116,7 @@ export class Deliveries {
 
 	/** Answers when the run has ended, or with what comes until then. The run goes on whether or not somebody still listens. */
 	async #answerLater(ctx: Context, route: Route, run: Run, wait: number): Promise<void> {
-		const leave = new AbortController();
-		ctx.res.once('close', () => leave.abort());
-		const time = Number.isFinite(wait) ? [AbortSignal.timeout(wait)] : [];
-		const signal = AbortSignal.any([leave.signal, this.#stopping, ...time]);
-
+		const signal = endOfWaiting(ctx, this.#stopping, wait);
 		const form = preferredForm(ctx);
 		const exact = route.respond.succeeded !== undefined || route.respond.failed !== undefined;
 		if (form === 'json' || (form === 'text' && exact)) {

@@ -75,6 +75,7 @@ export class Listening {
 	readonly #log: Log;
 	readonly #servers: http.Server[] = [];
 	#unfollow = () => {};
+	#toldOfDrops = 0;
 
 	constructor(listen: Listen, handle: http.RequestListener, log: Log) {
 		this.#listen = listen;
@@ -119,6 +120,14 @@ export class Listening {
 		await closed;
 		clearInterval(idle);
 		clearTimeout(late);
+	}
+
+	/** Tells of connections that were one too many; once a minute, as whoever floods the listener shall not flood the log. */
+	#dropped(address: string): void {
+		const now = Date.now();
+		if (now - this.#toldOfDrops < 60_000) return;
+		this.#toldOfDrops = now;
+		this.#log.warn('connections were closed, as too many are open', { address, open: maxConnections });
 	}
 
 	#server(certificate: ReturnType<typeof readCertificate> | undefined, unix: boolean): http.Server {
@@ -168,9 +177,18 @@ export class Listening {
 			if (umask !== undefined) process.umask(umask);
 		}
 		await new Promise<void>((resolve, reject) => {
-			server.once('listening', resolve);
-			server.once('error', (error) => reject(cannotListen(error, address, port)));
+			const refused = (error: Error) => reject(cannotListen(error, address, port));
+			server.once('error', refused);
+			server.once('listening', () => {
+				server.off('error', refused);
+				resolve();
+			});
 		});
+		// Such as too many open files: bad for one caller, and no reason to leave the others alone.
+		server.on('error', (error) =>
+			this.#log.error('a connection could not be taken', { address, error: error.message }),
+		);
+		server.on('drop', () => this.#dropped(address));
 		if (path !== undefined) return { address, url: address };
 		const { port: actual } = server.address() as AddressInfo;
 		const shown = net.isIPv6(address) ? `[${address}]` : address;

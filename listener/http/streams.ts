@@ -59,7 +59,9 @@ export async function sendStream(
 export const eventStreamType = 'text/event-stream';
 export const plainTextType = 'text/plain; charset=utf-8';
 
+/** Resolves when the reader took what was written, or is gone. */
 function drained(res: ServerResponse): Promise<void> {
+	if (res.destroyed) return Promise.resolve();
 	return new Promise((resolve) => {
 		const done = () => {
 			clearTimeout(late);

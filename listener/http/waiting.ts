@@ -1,4 +1,4 @@
-/** Whether and how long a caller waits for its run's end: what the route says, unless the caller says otherwise. */
+/** How long a caller waits: for its run's end what the route says, unless the caller says otherwise; and for nothing once it left. */
 
 import type { Context } from 'koa';
 import { BadRequest } from '../errors.ts';
@@ -40,4 +40,19 @@ function preferredWait(ctx: Context, prefer: string, mayRespondAtOnce: boolean):
 	if (!mayRespondAtOnce || !/(?:^|,)\s*respond-async\s*(?:[,;]|$)/i.test(prefer)) return undefined;
 	ctx.set('Preference-Applied', 'respond-async');
 	return 0;
+}
+
+/**
+ * Aborts when there is no more waiting: the caller went away, the listener is about to stop, or the time is over.
+ * @param ms how long at most; may be Infinity
+ */
+export function endOfWaiting(ctx: Context, stopping: AbortSignal, ms: number): AbortSignal {
+	const leave = new AbortController();
+	// Not AbortSignal.timeout, which would keep all of this for an hour after an answer that took a second.
+	const timer = Number.isFinite(ms) ? setTimeout(() => leave.abort(), ms) : undefined;
+	ctx.res.once('close', () => {
+		clearTimeout(timer);
+		leave.abort();
+	});
+	return AbortSignal.any([leave.signal, stopping]);
 }
