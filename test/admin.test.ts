@@ -5,7 +5,8 @@ import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
-import { type Listener, startListener, until } from './helpers/listener.ts';
+import { allowedChanges, runReasons, runStates } from '../listener/runs/run.ts';
+import { type Listener, root, startListener, until } from './helpers/listener.ts';
 import { RawConnection } from './helpers/raw.ts';
 
 const routes = `
@@ -139,7 +140,9 @@ describe('reload', () => {
 			assert.match(fault.file, /routes\.yaml$/);
 			assert.ok(fault.line > 0 && fault.column > 0);
 		}
-		assert.ok(answer.json.faults.some(({ message }: { message: string }) => /did you mean "command"/.test(message)));
+		assert.ok(
+			answer.json.faults.some(({ message }: { message: string }) => /did you mean "command"/.test(message)),
+		);
 		const text = await own.request('/-/reload', { method: 'POST', headers: { accept: 'text/plain' } });
 		assert.match(text.text, /routes\.yaml:3:\d+: /);
 		assert.equal((await own.get('/deploy', {})).status, 405);
@@ -380,5 +383,38 @@ describe('cancel', () => {
 		const again = await listener.post(`/-/runs/${running}/cancel`);
 		assert.equal(again.status, 409);
 		assert.equal(again.json.code, 'ERR_CONFLICT');
+	});
+});
+
+describe('docs/runs.md', () => {
+	const page = fs.readFileSync(path.join(root, 'docs/runs.md'), 'utf8');
+	/** The first cells of the table below a heading, and the second ones. */
+	const table = (heading: string) =>
+		(page.split(`### ${heading}\n`)[1] ?? '')
+			.split('\n## ')[0]!
+			.split('\n### ')[0]!
+			.split('\n')
+			.filter((line) => line.startsWith('| `'))
+			.map((line) =>
+				line
+					.split('|')
+					.map((cell) => cell.trim())
+					.slice(1, 3),
+			);
+	const names = (cell = '') => [...cell.matchAll(/`(\w+)`/g)].map(([, name]) => name);
+
+	test('has the states and their changes as they are', () => {
+		const rows = table('States').map(([state, next]) => [names(state)[0], names(next)]);
+		assert.deepEqual(
+			rows,
+			runStates.map((state) => [state, [...allowedChanges[state]]]),
+		);
+	});
+
+	test('has the reasons as they are', () => {
+		assert.deepEqual(
+			table('Reasons').map(([reason]) => names(reason)[0]),
+			[...runReasons],
+		);
 	});
 });
