@@ -246,6 +246,14 @@ describe('bodies', () => {
 		assert.equal(answer.json.output.text, '{"role":"web"}');
 	});
 
+	test('with stdin: body a form in another charset gives its bytes and no parameters', async () => {
+		const body = Buffer.from('role=w\xfcb', 'latin1');
+		const answer = await listener.post('/copy?async=false', body, type(`${form}; charset=iso-8859-1`));
+		assert.deepEqual(answer.json.parameters, {});
+		assert.equal(answer.json.output.size, body.length);
+		assert.deepEqual((await listener.post('/copy?async=false', body, type(form))).json.parameters, {});
+	});
+
 	test('with stdin: parameters the command reads the checked parameters as JSON', async () => {
 		const text = await printed('/parameters', { method: 'POST', body: { role: 'web', other: 'x' } });
 		assert.deepEqual(JSON.parse(text), { role: 'web' });

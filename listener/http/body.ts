@@ -4,13 +4,13 @@
  */
 
 import { isUtf8 } from 'node:buffer';
-import type { IncomingMessage } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { promisify } from 'node:util';
 import zlib from 'node:zlib';
 import type { Context } from 'koa';
 import bodyParser from 'koa-bodyparser';
 import type { Body } from '../delivery.ts';
-import { BadRequest, BodyTooLarge, RequestTimeout, UnsupportedMediaType } from '../errors.ts';
+import { BadRequest, BodyTooLarge, RequestTimeout, UnsupportedMediaType, WebhookError } from '../errors.ts';
 import { parseMultipart, parsePairs } from './forms.ts';
 
 /** Within which a body has to arrive. */
@@ -50,52 +50,64 @@ function kindOf(request: IncomingMessage): Kind {
 
 /** Reads the bodies of deliveries. Holds koa-bodyparser's settings, so make one and use it for all. */
 export class BodyReader {
-	#limit = -1;
-	#parse: ReturnType<typeof bodyParser> = bodyParser();
+	#limit: number | undefined;
+	#parser = bodyParser();
 
 	/**
 	 * Takes the body off the connection.
 	 * @throws BodyTooLarge · RequestTimeout · Disconnected when the sender went away
 	 */
 	async read(ctx: Context, limits: BodyLimits): Promise<ArrivedBody> {
-		const kind = kindOf(ctx.req);
-		if (kind === 'none') return new ArrivedBody(kind, nothing, ctx, undefined, limits);
-		if (Number(ctx.req.headers['content-length']) > limits.size) throw tooLarge(limits.size);
+		const { req, res, request } = ctx;
+		const kind = kindOf(req);
+		if (kind === 'none') return new ArrivedBody(kind, nothing, req.headers, limits.size, {});
+		if (Number(req.headers['content-length']) > limits.size) throw tooLarge(limits.size);
 		// Only now: a sender that waits for this has then not sent what we would refuse unread.
-		if (ctx.req.headers.expect !== undefined) ctx.res.writeContinue();
+		if (req.headers.expect !== undefined) res.writeContinue();
 
-		const bytes = takeBytes(ctx.req, limits);
+		const bytes = takeBytes(req, limits);
 		// No await since takeBytes: both readers have to see the first byte.
-		const parsed =
-			kind === 'multipart' || kind === 'other'
-				? undefined
-				: this.#parser(limits.size)(ctx, proceed).then(
-						() => undefined,
-						(error: unknown) => {
-							// A decompressor that gave up has stopped the request; the rest of the exact bytes is still wanted.
-							ctx.req.unpipe();
-							ctx.req.resume();
-							return error;
-						},
-					);
+		const reading = this.#parse(ctx, kind, limits.size);
 		const raw = await bytes;
-		return new ArrivedBody(kind, raw, ctx, await parsed, limits);
+		const failure = await reading;
+		const { body, rawBody } = request;
+		// A caller may wait for hours, and what it sent is not to be kept as long.
+		request.body = request.rawBody = undefined;
+		return new ArrivedBody(kind, raw, req.headers, limits.size, {
+			value: body as Body,
+			text: rawBody as string | undefined,
+			failure,
+		});
 	}
 
-	#parser(limit: number): ReturnType<typeof bodyParser> {
+	/** Lets koa-bodyparser read what it knows. Gives what it has to say against it, instead of throwing that. */
+	#parse(ctx: Context, kind: Kind, limit: number): Promise<unknown> | undefined {
+		if (kind === 'multipart' || kind === 'other') return undefined;
 		if (limit !== this.#limit) {
 			this.#limit = limit;
-			const options = {
-				jsonLimit: String(limit),
-				formLimit: String(limit),
-				detectJSON: (ctx: Context) => kindOf(ctx.req) !== 'form',
-				// Handed on to co-body, which asks it instead of the package qs what a form's text holds.
-				qs: { parse: parseForm },
-			};
-			this.#parse = bodyParser(options);
+			this.#parser = parserFor(limit);
 		}
-		return this.#parse;
+		return this.#parser(ctx, proceed).then(
+			() => undefined,
+			(failure: unknown) => {
+				// A decompressor that gave up has stopped the request; the rest of the exact bytes is still wanted.
+				ctx.req.unpipe();
+				ctx.req.resume();
+				return failure;
+			},
+		);
 	}
+}
+
+function parserFor(limit: number): ReturnType<typeof bodyParser> {
+	const options = {
+		jsonLimit: String(limit),
+		formLimit: String(limit),
+		detectJSON: (ctx: Context) => kindOf(ctx.req) !== 'form',
+		// Handed on to co-body, which asks it instead of the package qs what a form's text holds.
+		qs: { parse: parseForm },
+	};
+	return bodyParser(options);
 }
 
 const proceed = () => Promise.resolve();
@@ -140,22 +152,31 @@ function takeBytes(request: IncomingMessage, limits: BodyLimits): Promise<Buffer
 	});
 }
 
+/** What koa-bodyparser made of a body; `failure` is kept until somebody asks. */
+interface Reading {
+	readonly value?: Body;
+	/** The decoded text; undefined when it did not read any. */
+	readonly text?: string | undefined;
+	readonly failure?: unknown;
+}
+
 /** A body that has arrived: `raw` is fit for signatures; the rest reads it. */
 export class ArrivedBody {
 	/** The exact bytes received, before any decompression. */
 	readonly raw: Buffer;
 	readonly #kind: Kind;
-	readonly #ctx: Context;
-	/** What koa-bodyparser had to say against it, kept until somebody asks. */
-	readonly #failure: unknown;
-	readonly #limits: BodyLimits;
+	readonly #type: string;
+	readonly #encoding: string;
+	readonly #limit: number;
+	readonly #reading: Reading;
 
-	constructor(kind: Kind, raw: Buffer, ctx: Context, failure: unknown, limits: BodyLimits) {
-		this.#kind = raw.length === 0 ? 'none' : kind;
+	constructor(kind: Kind, raw: Buffer, headers: IncomingHttpHeaders, limit: number, reading: Reading) {
 		this.raw = raw;
-		this.#ctx = ctx;
-		this.#failure = failure;
-		this.#limits = limits;
+		this.#kind = raw.length === 0 ? 'none' : kind;
+		this.#type = headers['content-type'] ?? '';
+		this.#encoding = headers['content-encoding'] ?? 'identity';
+		this.#limit = limit;
+		this.#reading = reading;
 	}
 
 	/**
@@ -164,63 +185,59 @@ export class ArrivedBody {
 	 * @throws BadRequest · BodyTooLarge · UnsupportedMediaType
 	 */
 	async parsed(asBytes: boolean): Promise<Body> {
-		const kind = this.#kind;
-		if (kind === 'none') return undefined;
-		// What curl sends by default (form) says little about the bytes that were meant; JSON is said on purpose.
-		if (asBytes && kind !== 'json') return this.#optional();
-		if (kind === 'other') {
-			throw new UnsupportedMediaType(
-				`a body of type "${mediaType(this.#header)}" is not understood; send application/json, application/x-www-form-urlencoded or multipart/form-data`,
-			);
+		if (this.#kind === 'none') return undefined;
+		try {
+			return await this.#values();
+		} catch (error) {
+			// A form is what curl calls anything that it sends, and says little about it; JSON is said on purpose.
+			if (asBytes && this.#kind !== 'json' && error instanceof WebhookError) return undefined;
+			throw error;
 		}
-		this.#checkCharset();
-		if (kind === 'multipart') return parseMultipart(await this.content(), this.#header);
-		await this.#checkText();
-		if (this.#failure !== undefined) throw this.#complaint();
-		// koa-bodyparser is stricter than we are in reading the header, and then takes the body for none of its own.
-		if (this.#ctx.request.rawBody === undefined) throw new BadRequest('the header Content-Type is malformed');
-		return this.#ctx.request.body as Body;
 	}
 
 	/** The bytes once decompressed, as a command reads them. @throws BadRequest · BodyTooLarge · UnsupportedMediaType */
 	content(): Promise<Buffer> | Buffer {
-		const encoding = this.#ctx.req.headers['content-encoding'] ?? 'identity';
-		return encoding === 'identity' ? this.raw : decompress(this.raw, encoding, this.#limits.size);
+		return this.#encoding === 'identity' ? this.raw : decompress(this.raw, this.#encoding, this.#limit);
 	}
 
-	get #header(): string {
-		return this.#ctx.req.headers['content-type'] ?? '';
-	}
-
-	/** The parameters in it, if it is something that holds any. */
-	async #optional(): Promise<Body> {
-		const readable = this.#kind === 'form' || this.#kind === 'untyped';
-		return readable && this.#failure === undefined ? (this.#ctx.request.body as Body) : undefined;
-	}
-
-	#checkCharset(): void {
-		const charset = /;\s*charset\s*=\s*"?([^";\s]+)/i.exec(this.#header)?.[1]?.toLowerCase();
-		if (charset === undefined || charset === 'utf-8' || charset === 'utf8' || charset === 'us-ascii') return;
-		throw new UnsupportedMediaType(`a body in charset "${charset}" is not understood; send it in UTF-8`);
+	async #values(): Promise<Body> {
+		if (this.#kind === 'other') {
+			throw new UnsupportedMediaType(
+				`a body of type "${mediaType(this.#type)}" is not understood; send application/json, application/x-www-form-urlencoded or multipart/form-data`,
+			);
+		}
+		const charset = /;\s*charset\s*=\s*"?([^";\s]+)/i.exec(this.#type)?.[1]?.toLowerCase() ?? 'utf-8';
+		if (!utf8Names.has(charset)) {
+			throw new UnsupportedMediaType(`a body in charset "${charset}" is not understood; send it in UTF-8`);
+		}
+		if (this.#kind === 'multipart') return parseMultipart(await this.content(), this.#type);
+		await this.#checkText();
+		const { failure, text, value } = this.#reading;
+		if (failure !== undefined) throw this.#complaint(failure as Error);
+		// koa-bodyparser is stricter than we are in reading the header, and then takes the body for none of its own.
+		if (text === undefined) throw new BadRequest('the header Content-Type is malformed');
+		return value;
 	}
 
 	/** koa-bodyparser puts U+FFFD where bytes are no UTF-8, and a changed value must not reach a command. */
 	async #checkText(): Promise<void> {
-		const compressed = this.#ctx.req.headers['content-encoding'] !== undefined;
-		if (compressed && !String(this.#ctx.request.rawBody).includes('\uFFFD')) return;
-		if (!isUtf8(await this.content())) throw notUtf8();
+		const { text } = this.#reading;
+		if (this.#encoding !== 'identity' && !text?.includes('\uFFFD')) return;
+		if (!isUtf8(await this.content())) throw new BadRequest('the body is not UTF-8 text');
 	}
 
 	/** Our word for what koa-bodyparser found. Its own may quote the body, and carries it as a property. */
-	#complaint(): Error {
-		const failure = this.#failure as Error & { status?: number; body?: string };
+	#complaint(failure: Error & { status?: number; body?: string }): Error {
 		if (failure instanceof BadRequest) return failure;
-		if (failure.status === 413) return tooLarge(this.#limits.size);
-		if (failure.status === 415) return unknownEncoding(this.#ctx.req.headers['content-encoding']);
+		if (failure.status === 413) return tooLarge(this.#limit);
+		if (failure.status === 415) return unknownEncoding(this.#encoding);
 		if (failure.body === undefined) return brokenEncoding();
 		return notJson(failure, failure.body, this.#kind);
 	}
 }
+
+/** Names of UTF-8, and of what is a part of it. */
+const utf8Names = new Set(['utf-8', 'utf8', 'us-ascii', 'ascii']);
 
 function notJson(failure: Error, text: string, kind: Kind): Error {
 	if (failure.message.includes('prototype property')) {
@@ -258,14 +275,10 @@ function brokenEncoding(): BadRequest {
 	return new BadRequest('the body cannot be decompressed: it is broken, or not what Content-Encoding says');
 }
 
-function unknownEncoding(encoding: string | undefined): UnsupportedMediaType {
+function unknownEncoding(encoding: string): UnsupportedMediaType {
 	return new UnsupportedMediaType(
 		`a body with Content-Encoding "${encoding}" is not understood; send it as gzip, deflate, br or uncompressed`,
 	);
-}
-
-function notUtf8(): BadRequest {
-	return new BadRequest('the body is not UTF-8 text');
 }
 
 function beginsLikeJson(text: string): boolean {

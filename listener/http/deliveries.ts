@@ -87,8 +87,7 @@ export class Deliveries {
 		const { run } = acceptance;
 		entry.runs = [run.id];
 		ctx.set('Location', runUrl(run.id));
-		if (wait === 0) answerAccepted(ctx, route, run);
-		else await this.#answerLater(ctx, route, run, wait);
+		return wait === 0 ? answerAccepted(ctx, route, run) : this.#answerLater(ctx, route, run, wait);
 	}
 
 	#newRun(
