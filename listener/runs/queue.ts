@@ -327,7 +327,7 @@ export class Queue {
 	async #settle(underWay: UnderWay, outcome: Outcome, output: KeptOutput): Promise<void> {
 		const { run } = underWay;
 		const settled = await this.#written(run, () => this.#store.settle(run, outcome, output));
-		this.#forget(run.id);
+		this.#forget(underWay);
 		if (!settled) return;
 		this.#deaths.delete(run.id);
 		this.#tellEnded(settled);
@@ -340,9 +340,10 @@ export class Queue {
 		this.#logEnd(settled);
 	}
 
-	async #putBack({ run }: UnderWay): Promise<void> {
+	async #putBack(underWay: UnderWay): Promise<void> {
+		const { run } = underWay;
 		await this.#written(run, () => this.#store.putBack(run));
-		this.#forget(run.id);
+		this.#forget(underWay);
 		this.#claim(1);
 	}
 
@@ -366,9 +367,13 @@ export class Queue {
 		}
 	}
 
-	#forget(id: string): void {
-		this.#underWay.delete(id);
-		this.#outputs.ended(id);
+	#forget(underWay: UnderWay): void {
+		const { id } = underWay.run;
+		// A run that was put back may have begun again by now.
+		if (this.#underWay.get(id) === underWay) {
+			this.#underWay.delete(id);
+			this.#outputs.ended(id);
+		}
 		this.#look();
 	}
 

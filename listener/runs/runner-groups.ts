@@ -51,6 +51,26 @@ function processState(pid: number | string): { group: number; start: number; end
 	};
 }
 
+/** True while a process of the group has not ended. One that has may stay for long where nobody takes note of its end. */
+export function groupIsAlive(group: number): boolean {
+	try {
+		process.kill(-group, 0);
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+	}
+	const all = processIds();
+	return all === undefined || all.map(processState).some((state) => state?.group === group && !state.ended);
+}
+
+/** Undefined where there is no /proc. */
+function processIds(): string[] | undefined {
+	try {
+		return fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+	} catch {
+		return undefined;
+	}
+}
+
 /** The runner's side: notes groups as they are started. */
 export class GroupRecord {
 	readonly #fd: number;
@@ -174,8 +194,7 @@ function leftovers(
 			groups.set(pid, run);
 	}
 	const found = [];
-	for (const name of fs.readdirSync('/proc')) {
-		if (!/^\d+$/.test(name)) continue;
+	for (const name of processIds() ?? []) {
 		const state = processState(name);
 		if (state === undefined || state.ended) continue;
 		const run = groups.get(state.group) ?? runInEnvironment(name);

@@ -11,7 +11,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Program, StepResult, StopReason } from '../steps/step.ts';
-import { GroupRecord } from './runner-groups.ts';
+import { GroupRecord, groupIsAlive } from './runner-groups.ts';
 import { type Keep, PipeReader } from './runner-pipes.ts';
 import { type Ending, type ShellRun, Shells } from './runner-shells.ts';
 
@@ -27,8 +27,9 @@ export interface ProgramRun {
 	readonly write: Keep;
 }
 
-/** Milliseconds between two looks at whether a group that was told to end is gone. */
-const groupLook = 20;
+/** Milliseconds until the first look at whether a group that was told to end is gone; each pause is twice the one before. */
+const firstLook = 10;
+const longestLook = 200;
 /** Pipes made at once: making them costs a process. */
 const pipesAtOnce = 16;
 interface Pipe {
@@ -173,7 +174,9 @@ export class Programs {
 		run.stop.removeEventListener('abort', stop);
 		if (!stopping) return programEnded(ending);
 		// The group, not the program: a shell that is told to end leaves its children running.
-		while (!killed && groupExists(pid)) await sleep(groupLook);
+		for (let pause = firstLook; !killed && groupIsAlive(pid); pause = Math.min(2 * pause, longestLook)) {
+			await sleep(pause);
+		}
 		clearTimeout(kill);
 		return stopped(run, ending.signal);
 	}
@@ -208,15 +211,6 @@ function signalGroup(pid: number, signal: NodeJS.Signals): void {
 		process.kill(-pid, signal);
 	} catch {
 		// It is gone already, or has become another user's.
-	}
-}
-
-function groupExists(pid: number): boolean {
-	try {
-		process.kill(-pid, 0);
-		return true;
-	} catch (error) {
-		return (error as NodeJS.ErrnoException).code === 'EPERM';
 	}
 }
 

@@ -106,8 +106,8 @@ function scriptFor(
 	if (cwd !== null && !fs.statSync(cwd, { throwIfNoEntry: false })?.isDirectory()) return undefined;
 	if (!isScript && !canStart(file, cwd, variables.PATH ?? environment.PATH ?? '')) return undefined;
 
-	// cd exports PWD and OLDPWD, which a program started otherwise would not see.
-	const place = cwd === null ? '' : `cd ${quote(cwd)} && unset -v PWD OLDPWD || exit; `;
+	// The shell exports PWD by itself, and cd OLDPWD as well, which a program started otherwise would not see.
+	const place = `${cwd === null ? '' : `cd ${quote(cwd)} && `}unset -v PWD OLDPWD || exit; `;
 	const prepared = exported === '' ? place : `${place}export${exported}; `;
 	if (!isScript) return `${prepared}exec ${values.map(quote).join(' ')}`;
 	return prepared + (builtinsOnly.test(script) ? script : `exec /bin/sh -c ${quoteScript(script)}`);
