@@ -327,16 +327,20 @@ Puppet::Type.type(:http).provide(:puppet) do
   # An answer that was waited for brings the end of the output along, one about a run says where all of it is.
   def output(run, uri)
     kept = run['output'].is_a?(Hash) ? run['output'] : {}
-    missing = "[the first #{kept['from']} bytes are left out; the listener has them]\n" if kept['from'].to_i.positive?
+    from = kept['from']
+    missing = "[the first #{from} bytes are left out; the listener has them]\n" if from.is_a?(Integer) && from.positive?
     return "#{missing}#{kept['text']}" if kept['text'].is_a?(String)
 
     answer = exchange('GET', uri.merge("#{uri.path}/output"), nil, headers('GET', nil).merge('accept' => 'text/plain'))
-    answer.code == 200 ? answer.text : lose(run, answer)
+    answer.code == 200 ? answer.text : "[its output cannot be read: #{status_and_reason(answer)}]"
   end
 
   def lose(run, answer)
-    why = [status(answer), reason(answer)].compact.join(': ')
-    raise Puppet::Error, "#{@sending}: run #{run['id']} was accepted but cannot be followed: #{why}"
+    raise Puppet::Error, "#{@sending}: run #{run['id']} was accepted but cannot be followed: #{status_and_reason(answer)}"
+  end
+
+  def status_and_reason(answer)
+    [status(answer), reason(answer)].compact.join(': ')
   end
 
   def show(output)

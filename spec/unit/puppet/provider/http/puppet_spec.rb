@@ -348,6 +348,13 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       expect(logged.map(&:last)).to eq(['[the first 70000 bytes are left out; the listener has them]', 'end'])
     end
 
+    it 'does not fail for want of the output of a run that succeeded' do
+      accepted = answer('202 Accepted', JSON.generate('runs' => [{ 'id' => id, 'state' => 'queued' }]))
+      port, = serve(accepted, answer('200 OK', run('output' => { 'from' => {} })), answer('404 Not Found', 'gone'))
+      expect(wait(port)).to end_with("run #{id} succeeded")
+      expect(logged.map(&:last)).to eq(['[its output cannot be read: 404 Not Found: gone]'])
+    end
+
     it 'asks for the form of answer that tells how the run ended, whatever header says' do
       port, heard = serve(answer('200 OK', run({})))
       wait(port, header: { 'Accept' => 'text/plain' })
