@@ -14,7 +14,7 @@ import type { RunFilter } from '../stores/store.ts';
 import { answerEmpty, answerJson, answerProblem, preferredForm, runJson } from './answers.ts';
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
-import { asEvents, asText, bytesOf, eventStreamType, plainTextType, sendStream } from './streams.ts';
+import { asText, bytesOf, plainTextType, sendEvents, sendStream } from './streams.ts';
 import { endOfWaiting } from './waiting.ts';
 
 /** Runs on a page of `/-/runs` unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
@@ -80,34 +80,16 @@ export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isD
 
 	router.get('/-/runs/:id/output', async (ctx) => {
 		const run = await runNamed(ctx.params.id ?? '');
-		const query = parseQuery(ctx.querystring);
-		const lastEvent = ctx.req.headers['last-event-id'];
-		const from =
-			read(
-				'from',
-				lastEvent === undefined ? query.from : String(lastEvent),
-				wholeNumber(0, Number.MAX_SAFE_INTEGER),
-				'is no offset in bytes',
-			) ?? 0;
-		const events = preferredForm(ctx) === 'events';
-		const follow = events || read('follow', query.follow, flag, 'is neither true nor false');
+		const { form, from, follow, again } = outputRequest(ctx);
 		if (ctx.method === 'HEAD') return answerEmpty(ctx, 200);
-		// An EventSource reconnects when its stream has ended. 204 is the word to stop.
-		if (lastEvent !== undefined && hasEnded(run.state) && from >= run.outputSize) {
-			return answerEmpty(ctx, 204);
-		}
+		// An EventSource sends its request again when its stream has ended. 204 is the word to stop.
+		if (again && hasEnded(run.state) && from >= run.outputSize) return answerEmpty(ctx, 204);
 
 		const signal = endOfWaiting(ctx, stopping, Number.POSITIVE_INFINITY);
 		const parts = follow ? outputs.follow(run.id, from, signal) : outputs.read(run.id, from);
-		if (events) {
-			await sendStream(
-				ctx,
-				eventStreamType,
-				asEvents(parts, () => runNamed(run.id)),
-			);
-		} else if (ctx.accepts('text/plain', 'application/octet-stream') === 'application/octet-stream') {
-			await sendStream(ctx, 'application/octet-stream', bytesOf(parts));
-		} else await sendStream(ctx, plainTextType, asText(parts));
+		if (form === 'events') return sendEvents(ctx, parts, () => runNamed(run.id));
+		if (form === 'bytes') return sendStream(ctx, 'application/octet-stream', bytesOf(parts));
+		return sendStream(ctx, plainTextType, asText(parts));
 	});
 
 	async function runNamed(id: string): Promise<Run> {
@@ -138,6 +120,19 @@ async function refuseOthers(ctx: Context, next: Next): Promise<void> {
 		}
 	} else if (ctx.status !== 404 || ctx.body !== undefined) return;
 	throw new NotFound(`there is no endpoint ${ctx.path}`);
+}
+
+/** How a caller wants output. `again`: it is an EventSource that goes on where its stream broke off. */
+function outputRequest(ctx: Context) {
+	const query = parseQuery(ctx.querystring);
+	const lastEvent = ctx.req.headers['last-event-id'];
+	const again = lastEvent !== undefined;
+	const from =
+		read('from', again ? String(lastEvent) : query.from, wholeNumber(0), 'is no offset in bytes') ?? 0;
+	const follow = read('follow', query.follow, flag, 'is neither true nor false') ?? false;
+	if (preferredForm(ctx) === 'events') return { form: 'events', from, follow: true, again } as const;
+	const bytes = ctx.accepts('text/plain', 'application/octet-stream') === 'application/octet-stream';
+	return { form: bytes ? 'bytes' : 'text', from, follow, again } as const;
 }
 
 /** A route as `/-/routes` tells it: what callers need to know, and nothing of what it runs. */
@@ -176,7 +171,7 @@ function read<Value>(
 	return value;
 }
 
-function wholeNumber(least: number, most: number): (text: string) => number | undefined {
+function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number | undefined {
 	return (text) => {
 		const number = /^\d{1,15}$/.test(text) ? Number(text) : -1;
 		return number >= least && number <= most ? number : undefined;
@@ -190,12 +185,7 @@ function runFilter({ route, state, before, limit }: Fields): RunFilter {
 	const one = read('route', route, (text) => text, 'is given more than once');
 	const known = (text: string): RunState | undefined => runStates.find((name) => name === text);
 	const inState = read('state', state, known, `is none of ${runStates.join(', ')}`);
-	const last = read(
-		'before',
-		before,
-		wholeNumber(1, Number.MAX_SAFE_INTEGER),
-		'is no place in the list; take it from "next"',
-	);
+	const last = read('before', before, wholeNumber(1), 'is no place in the list; take it from "next"');
 	const size = read(
 		'limit',
 		limit,

@@ -23,7 +23,7 @@ import {
 import { type ArrivedBody, BodyReader } from './body.ts';
 import { parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
-import { asEvents, asTextWithEnd, eventStreamType, lastText, plainTextType, sendStream } from './streams.ts';
+import { asTextWithEnd, lastText, plainTextType, sendEvents, sendStream } from './streams.ts';
 import { endOfWaiting, waitOf } from './waiting.ts';
 
 /** A request on its way through; what is found out about it ends up in the log. */
@@ -127,7 +127,7 @@ export class Deliveries {
 		const parts = this.#outputs.follow(run.id, 0, signal);
 		const end = async () => (await this.#queue.get(run.id)) ?? run;
 		if (form === 'text') await sendStream(ctx, plainTextType, asTextWithEnd(parts, end));
-		else await sendStream(ctx, eventStreamType, asEvents(parts, end));
+		else await sendEvents(ctx, parts, end);
 	}
 }
 

@@ -34,13 +34,16 @@ const maxHeader = 16 * 1024;
 const keepAlive = 65_000;
 
 /**
- * Connections of one address at a time; further ones are closed at once. One costs about 20 KB when idle, so this bounds
- * memory at 200 MB, and leaves files free for output out of the usual 524,288.
+ * Connections of one address at a time; further ones are closed at once. One costs about 25 KB when idle, so this bounds
+ * memory at 250 MB, and leaves files free for output out of the usual 524,288.
  */
 const maxConnections = 10_000;
 
 /** Milliseconds of silence after which the system asks whether a peer is still there; waiting callers say nothing for long. */
 const probeAfter = 60_000;
+
+/** Milliseconds for which a connection stays open after a refusal, for the peer to read why. */
+const lingering = 1000;
 
 /** What is known of an open connection. */
 interface Connection {
@@ -142,7 +145,6 @@ export class Listening {
 			keepAliveTimeout: keepAlive,
 			keepAlive: true,
 			keepAliveInitialDelay: probeAfter,
-			noDelay: true,
 		};
 		const server = certificate
 			? https.createServer({ ...options, ...certificate, handshakeTimeout: header })
@@ -245,6 +247,8 @@ function cannotListen(
 
 /** Answers what never became a request: a header that is broken, too large or too slow. */
 function refuse(error: NodeJS.ErrnoException, socket: Duplex): void {
+	// Told already, and what the peer still sends is not worth another word.
+	if (socket.writableEnded && !socket.destroyed) return;
 	const response = connections.get(socket)?.response;
 	const answering = response?.headersSent && !response.writableFinished;
 	if (error.code === 'ECONNRESET' || !socket.writable || answering) {
@@ -257,6 +261,7 @@ function refuse(error: NodeJS.ErrnoException, socket: Duplex): void {
 		`HTTP/1.1 ${status} ${http.STATUS_CODES[status]}\r\nContent-Type: ${problemType}\r\n` +
 			`Content-Length: ${Buffer.byteLength(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n${body}`,
 	);
+	setTimeout(() => socket.destroy(), lingering);
 }
 
 type Refusal = readonly [status: number, code: string, message: string];

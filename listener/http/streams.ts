@@ -21,10 +21,7 @@ const longestLine = 64 * 1024;
 
 type Parts = AsyncIterable<OutputPart>;
 
-/**
- * Sends pieces as they come, until they end or `signal` aborts.
- * @param type the Content-Type; an event stream gets signs of life
- */
+/** Sends pieces as they come, until they end or the reader is gone. */
 export async function sendStream(
 	ctx: Context,
 	type: string,
@@ -40,7 +37,6 @@ export async function sendStream(
 		'X-Accel-Buffering': 'no',
 	});
 	res.flushHeaders();
-	const alive = type === eventStreamType ? setInterval(() => res.write(':\n\n'), signOfLifeEvery) : undefined;
 	try {
 		for await (const piece of pieces) {
 			if (piece.length > 0 && !res.write(piece)) await drained(res);
@@ -51,12 +47,19 @@ export async function sendStream(
 		// The header is out, so a cut connection is the only way left to say that this is not all.
 		res.destroy();
 		throw error;
+	}
+}
+
+/** Sends output as an event stream, see `asEvents`. */
+export async function sendEvents(ctx: Context, parts: Parts, end: () => Promise<Run>): Promise<void> {
+	const alive = setInterval(() => ctx.res.write(':\n\n'), signOfLifeEvery);
+	try {
+		await sendStream(ctx, 'text/event-stream', asEvents(parts, end));
 	} finally {
 		clearInterval(alive);
 	}
 }
 
-export const eventStreamType = 'text/event-stream';
 export const plainTextType = 'text/plain; charset=utf-8';
 
 /** Resolves when the reader took what was written, or is gone. */
@@ -121,7 +124,7 @@ function endLine(run: Run): string {
  * Output as events: `output`, a line each, whose id is the offset behind it; at the end `run`, the run as JSON. A browser that
  * lost its connection sends the last id back and misses nothing.
  */
-export async function* asEvents(parts: Parts, end: () => Promise<Run>): AsyncGenerator<string> {
+async function* asEvents(parts: Parts, end: () => Promise<Run>): AsyncGenerator<string> {
 	let rest: Buffer = Buffer.alloc(0);
 	let offset = 0;
 	for await (const part of parts) {
@@ -167,10 +170,10 @@ function event(name: string, id: number, data: string): string {
 /** Bytes of output that an answer in JSON holds at most: its end, where errors stand. All of it is at the run's own address. */
 const longestText = 1024 * 1024;
 
-/** The end of an ended run's output. */
+/** The end of an ended run's output; where that begins within a character, behind it. */
 export async function lastText(outputs: Outputs, run: Run): Promise<OutputText> {
 	const from = Math.max(0, run.outputSize - longestText);
 	let text = '';
 	for await (const piece of asText(outputs.read(run.id, from))) text += piece;
-	return { text, from };
+	return { text: from === 0 ? text : text.replace(/^\uFFFD{1,3}/, ''), from };
 }

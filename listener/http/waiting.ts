@@ -50,9 +50,11 @@ export function endOfWaiting(ctx: Context, stopping: AbortSignal, ms: number): A
 	const leave = new AbortController();
 	// Not AbortSignal.timeout, which would keep all of this for an hour after an answer that took a second.
 	const timer = Number.isFinite(ms) ? setTimeout(() => leave.abort(), ms) : undefined;
-	ctx.res.once('close', () => {
+	const left = () => {
 		clearTimeout(timer);
 		leave.abort();
-	});
+	};
+	if (ctx.res.destroyed) left();
+	else ctx.res.once('close', left);
 	return AbortSignal.any([leave.signal, stopping]);
 }
