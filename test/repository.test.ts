@@ -44,10 +44,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
 	triggers: ['runs', 'runs/run', 'stores', 'log', 'errors'],
 	// The definition of routes.yaml is made of the definitions of its parts.
-	config: [
-		...['errors', 'log', 'stores', 'auth', 'sources', 'routes', 'routes/parameters', 'routes/template'],
-		...['steps', 'runs', 'runs/run', 'triggers'],
-	],
+	config: ['errors', 'log', 'auth', 'sources', 'routes', 'routes/parameters', 'routes/template', 'steps'],
 	http: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'routes/parameters', 'steps'],
 		...['runs', 'runs/run', 'triggers', 'config'],
