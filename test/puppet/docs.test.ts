@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
-import { root, startListener, temporaryDirectory } from '../helpers/listener.ts';
+import { type Listener, root, startListener, temporaryDirectory } from '../helpers/listener.ts';
 import { hostTest, puppet, puppetApply, puppetTest, run } from '../helpers/puppet.ts';
 
 const page = fs.readFileSync(path.join(root, 'docs/puppet.md'), 'utf8');
@@ -18,73 +18,83 @@ function blocks(language: string): { line: number; text: string }[] {
 	}));
 }
 
-async function exampleListener() {
+let listening: Promise<Listener> | undefined;
+
+/** One listener on the shipped routes.yaml for all tests of this file. */
+function exampleListener(): Promise<Listener> {
 	const routes = fs.readFileSync(path.join(root, 'routes.yaml'), 'utf8').replace('port: 6969', 'port: 0');
-	return startListener({ routes });
+	listening ??= startListener({ routes });
+	return listening;
 }
 
-puppetTest('docs/puppet.md: its manifests and messages are true', async (t) => {
+const dir = temporaryDirectory();
+
+/** What the page says, for the listener of this test and a directory of its own. */
+function here(text: string, { port }: Listener): string {
+	return text
+		.replaceAll('my.puppetmaster.com', '127.0.0.1')
+		.replaceAll('my.other-puppetmaster.com', 'localhost')
+		.replaceAll('6969', String(port))
+		.replaceAll('/etc/', `${dir}/`);
+}
+
+let printed = '';
+
+for (const [index, { line, text }] of blocks('puppet').entries()) {
+	const needsCertificates = /tls\s+=>/.test(text);
+
+	// The first stands for all of them in what noop mode prints.
+	if (needsCertificates || index === 0) {
+		puppetTest(`docs/puppet.md:${line}: the manifest says in noop mode what it would send`, async () => {
+			const listener = await exampleListener();
+			const manifest = `Http { port => ${listener.port} }\n${here(text, listener)}`;
+			const ran = await puppetApply(manifest, { options: ['--noop'] });
+			assert.equal(ran.code, 0, ran.stderr);
+			assert.match(ran.stdout, /should be '(GET|POST) https?:/);
+			printed += ran.stdout;
+		});
+	}
+	if (!needsCertificates) {
+		puppetTest(`docs/puppet.md:${line}: the manifest does what it is to do`, async () => {
+			const listener = await exampleListener();
+			const ran = await puppetApply(`Http { port => ${listener.port} }\n${here(text, listener)}`);
+			// The one that is to fail shows how that reads.
+			assert.equal(ran.code, text.includes('moon') ? 4 : 2, ran.stderr);
+			printed += ran.stdout + ran.stderr;
+		});
+	}
+}
+
+puppetTest('docs/puppet.md: Puppet printed the messages shown', async () => {
 	const listener = await exampleListener();
-	const dir = temporaryDirectory();
-	const here = (text: string) =>
-		text
-			.replaceAll('my.puppetmaster.com', '127.0.0.1')
-			.replaceAll('my.other-puppetmaster.com', 'localhost')
-			.replaceAll('6969', String(listener.port))
-			.replaceAll('/etc/', `${dir}/`);
-
-	let printed = '';
-	for (const [index, { line, text }] of blocks('puppet').entries()) {
-		const manifest = `Http { port => ${listener.port} }\n${here(text)}`;
-		const needsCertificates = /tls\s+=>/.test(text);
-
-		// The first stands for all of them in what noop mode prints.
-		if (needsCertificates || index === 0) {
-			await t.test(`the manifest in line ${line}, in noop mode`, async () => {
-				const ran = await puppetApply(manifest, { options: ['--noop'] });
-				assert.equal(ran.code, 0, ran.stderr);
-				assert.match(ran.stdout, /should be '(GET|POST) https?:/);
-				printed += ran.stdout;
-			});
-		}
-		if (!needsCertificates) {
-			await t.test(`the manifest in line ${line}`, async () => {
-				const ran = await puppetApply(manifest);
-				// The one that is to fail shows how that reads.
-				assert.equal(ran.code, text.includes('moon') ? 4 : 2, ran.stderr);
-				printed += ran.stdout + ran.stderr;
-			});
+	for (const { line, text } of blocks('text')) {
+		for (const message of text.trim().split('\n')) {
+			const parts = here(message, listener)
+				.split('…')
+				.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+			assert.match(printed, new RegExp(`^${parts.join('.*')}$`, 'm'), `line ${line}`);
 		}
 	}
-
-	await t.test('the messages', () => {
-		for (const { line, text } of blocks('text')) {
-			for (const message of text.trim().split('\n')) {
-				const parts = here(message)
-					.split('…')
-					.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
-				assert.match(printed, new RegExp(`^${parts.join('.*')}$`, 'm'), `line ${line}`);
-			}
-		}
-	});
 });
 
 puppetTest(
 	'README.md: the manifest of its last run stage reaches the listener, with the type taken from the checkout',
 	async () => {
 		const listener = await exampleListener();
+		const before = await listener.runCount('kick_haproxy_app_internal');
 		const site = path.join(root, 'docs/examples/last-stage/site.pp');
 		const manifest = path.join(temporaryDirectory(), 'site.pp');
 		fs.writeFileSync(manifest, fs.readFileSync(site, 'utf8').replaceAll('6969', String(listener.port)));
 		const libdir = ['--modulepath', path.dirname(manifest), '--libdir', path.join(root, 'ruby-type/lib')];
 		const ran = await puppet(['apply', '--detailed-exitcodes', ...libdir, manifest]);
 		assert.equal(ran.code, 2, ran.stderr);
-		assert.equal(await listener.runCount(), 1);
+		assert.equal(await listener.runCount('kick_haproxy_app_internal'), before + 1);
 	},
 );
 
 puppetTest('puppet resource http sends one request, and says why it lists none', async (t) => {
 	const listener = await exampleListener();
+	const before = await listener.runCount('hello');
 	const call = [
 		'resource',
 		'http',
@@ -97,7 +107,7 @@ puppetTest('puppet resource http sends one request, and says why it lists none',
 	await t.test('with attributes', async () => {
 		const ran = await puppet(call);
 		assert.match(ran.stdout, /Hello from/);
-		assert.equal(await listener.runCount('hello'), 1);
+		assert.equal(await listener.runCount('hello'), before + 1);
 	});
 	await t.test('without', async () => {
 		const ran = await puppet(['resource', 'http']);
