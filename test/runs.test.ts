@@ -5,7 +5,15 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
-import { type Listener, processesOf, send, spawnListener, startListener, until } from './helpers/listener.ts';
+import {
+	type Listener,
+	processesOf,
+	send,
+	spawnListener,
+	startListener,
+	temporaryDirectory,
+	until,
+} from './helpers/listener.ts';
 
 /** Writes each argument between angle brackets, so that blanks, line ends and empty ones show. */
 const showArguments = '#!/bin/sh\nfor a in "$@"; do printf "<%s>" "$a"; done\n';
@@ -590,31 +598,89 @@ test('a second listener on one state directory exits with the reason', async () 
 	assert.equal((await first.get('/-/healthy')).status, 200);
 });
 
-describe('when the disk takes no more', () => {
-	test('deliveries are refused with 503, nothing is lost, and it goes on by itself', async () => {
-		const listener = await startListener({ routes: crashRoutes });
-		const waiting = await accept(listener, 'wait', { n: 'kept' });
-		await until('it to begin', () => lines(listener, 'begun').length === 1);
-		const limitFiles = (bytes: string) =>
-			assert.equal(
-				spawnSync('prlimit', [`--pid=${listener.process.pid}`, `--fsize=${bytes}:`]).status,
-				0,
-				'prlimit (util-linux) is needed',
-			);
-		limitFiles('1000');
-		const refused = await listener.post('/note', { n: 'refused' });
-		assert.equal(refused.status, 503);
-		assert.equal(refused.headers['retry-after'], '30');
-		assert.match(refused.json.detail, /state directory takes nothing.*nothing was started, try again/);
-		// A run that ends meanwhile is settled later.
-		fs.writeFileSync(path.join(listener.dir, 'go'), '');
-		await listener.logged('the trouble', (line) => line.level === 'error' && line.run === waiting);
-		limitFiles('unlimited');
-		assert.equal((await listener.ended(waiting)).state, 'succeeded');
-		assert.equal((await listener.ended(await accept(listener, 'note', { n: 'taken' }))).state, 'succeeded');
-		assert.deepEqual(lines(listener, 'done'), ['kept', 'taken']);
-		await listener.stop();
-		const next = await listener.again();
-		assert.equal(await next.runCount(), 2);
+/**
+ * Ways to have a file system take no more: a limit on the size of files, which every user may set; and, where we may mount one,
+ * a small file system that is filled up.
+ */
+const fullDisks: {
+	name: string;
+	prepare(state: string): void;
+	fill(l: Listener): void;
+	free(l: Listener): void;
+}[] = [
+	{
+		name: 'a limit on files',
+		prepare: () => {},
+		fill: (listener) => limitFiles(listener, '1000'),
+		free: (listener) => limitFiles(listener, 'unlimited'),
+	},
+];
+
+function limitFiles(listener: Listener, bytes: string): void {
+	const { status } = spawnSync('prlimit', [`--pid=${listener.process.pid}`, `--fsize=${bytes}:`]);
+	assert.equal(status, 0, 'prlimit (util-linux) is needed');
+}
+
+const mounted: string[] = [];
+
+function mountSmall(directory: string): boolean {
+	fs.mkdirSync(directory, { recursive: true });
+	const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', directory]);
+	if (status === 0) mounted.push(directory);
+	return status === 0;
+}
+
+function unmountAll(): void {
+	for (const directory of mounted.splice(0)) execFileSync('umount', [directory]);
+}
+
+if (mountSmall(path.join(temporaryDirectory(), 'trial'))) {
+	unmountAll();
+	fullDisks.push({
+		name: 'a full file system',
+		prepare: (state) => assert.ok(mountSmall(state)),
+		fill: (listener) => {
+			const fd = fs.openSync(path.join(listener.state, 'filler'), 'w');
+			assert.throws(() => {
+				for (;;) fs.writeSync(fd, Buffer.alloc(4096));
+			}, /ENOSPC/);
+			fs.closeSync(fd);
+		},
+		free: (listener) => fs.rmSync(path.join(listener.state, 'filler')),
 	});
+}
+
+describe('when the disk takes no more', () => {
+	for (const { name, prepare, fill, free } of fullDisks) {
+		test(`(${name}) deliveries are refused with 503, nothing is lost, and it goes on by itself`, async () => {
+			const dir = temporaryDirectory();
+			prepare(path.join(dir, 'state'));
+			const listener = await startListener({ dir, routes: crashRoutes });
+			const waiting = await accept(listener, 'wait', { n: 'kept' });
+			await until('it to begin', () => lines(listener, 'begun').length === 1);
+			fill(listener);
+			// What is there already still has room for a little.
+			const refused = await until('a refusal', async () => {
+				const answer = await listener.post('/note', { n: 'x'.repeat(200) });
+				return answer.status === 202 ? undefined : answer;
+			});
+			assert.equal(refused.status, 503);
+			assert.equal(refused.headers['retry-after'], '30');
+			assert.match(refused.json.detail, /state directory takes nothing.*nothing was started, try again/);
+			// A run that ends meanwhile is settled later.
+			fs.writeFileSync(path.join(listener.dir, 'go'), '');
+			await listener.logged('the trouble', (line) => line.level === 'error' && line.run === waiting);
+			free(listener);
+			assert.equal((await listener.ended(waiting)).state, 'succeeded');
+			assert.equal((await listener.ended(await accept(listener, 'note', { n: 'taken' }))).state, 'succeeded');
+			const done = lines(listener, 'done');
+			assert.deepEqual([done.includes('kept'), done.at(-1)], [true, 'taken']);
+			const runs = await listener.runCount();
+			await listener.stop();
+			const next = await listener.again();
+			assert.equal(await next.runCount(), runs);
+			await next.stop();
+			unmountAll();
+		});
+	}
 });

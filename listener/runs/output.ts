@@ -13,6 +13,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { StringDecoder } from 'node:string_decoder';
+import { promisify } from 'node:util';
 import type { Log } from '../log.ts';
 import type { KeptOutput, Store } from '../stores/store.ts';
 import { hasEnded, type Run } from './run.ts';
@@ -86,11 +87,10 @@ export class OutputWriter {
 		clearTimeout(this.#tell);
 		const size = this.#size;
 		if (this.#memory !== undefined) return { size, short: Buffer.concat(this.#memory), trouble: undefined };
-		const fd = this.#fd;
-		if (fd !== undefined) {
-			const error = await new Promise<Error | null>((resolve) => fs.fdatasync(fd, resolve));
-			if (error) this.#trouble ??= error.message;
-			fs.closeSync(fd);
+		if (this.#fd !== undefined) {
+			const error = await flushed(this.#fd, path.dirname(this.#file));
+			this.#trouble ??= error?.message;
+			fs.closeSync(this.#fd);
 		}
 		return { size, short: null, trouble: this.#trouble };
 	}
@@ -153,6 +153,21 @@ export class OutputWriter {
 	}
 }
 
+/** Resolves when a file and its name would survive power loss; with the error when they might not. */
+async function flushed(fd: number, directory: string): Promise<Error | undefined> {
+	let handle: fs.promises.FileHandle | undefined;
+	try {
+		await promisify(fs.fdatasync)(fd);
+		handle = await fs.promises.open(directory);
+		await handle.sync();
+		return undefined;
+	} catch (error) {
+		return error as Error;
+	} finally {
+		await handle?.close();
+	}
+}
+
 /** A piece of output. */
 export interface OutputPart {
 	/** The offset of its first byte. */
@@ -195,6 +210,12 @@ export class Outputs {
 		if (growing?.attempt !== attempt) return;
 		growing.size = size;
 		this.#changed(id);
+	}
+
+	/** The output of a run whose runner can say no more about it. */
+	soFar(id: string): KeptOutput {
+		const size = this.#growing.get(id)?.size ?? 0;
+		return { size, short: size === 0 ? Buffer.alloc(0) : null };
 	}
 
 	/** The run has ended, is queued again, or was cancelled before it began, and the store has that. */

@@ -44,7 +44,9 @@ const mostDeaths = 3;
 interface UnderWay {
 	readonly run: Run;
 	/** Its output on the way into the log, once there is a file of it. */
-	logging: Promise<LineLog> | undefined;
+	logging: { readonly lines: Promise<LineLog>; readonly stop: AbortController } | undefined;
+	/** Somebody wants it ended. */
+	cancelled: boolean;
 	/** A runner has reported its end, or its own. */
 	performed: boolean;
 }
@@ -63,6 +65,8 @@ export class Queue {
 	/** Ends on their way into the store or the log. */
 	readonly #closing = new Set<Promise<void>>();
 	#performing = 0;
+	/** Runs that may be in the queue, also those on their way into it. With none, nobody need be looked for. */
+	#queued = 0;
 	/** Places that claims on their way may fill. */
 	#claiming = 0;
 	/** A run may have been left in the queue because those places were not free. */
@@ -101,6 +105,7 @@ export class Queue {
 			this.#log.warn('run was interrupted and is started again', { run: id, route, attempt });
 		}
 		this.#started = true;
+		this.#queued = (await this.#store.counts()).queued;
 		this.#claim(this.#limit);
 	}
 
@@ -113,14 +118,21 @@ export class Queue {
 			throw new ShuttingDown('the listener is stopping; try again in a moment', {
 				headers: { 'Retry-After': '5' },
 			});
+		this.#queued += offers.length;
 		const accepting = this.#store.accept(offers);
 		// In the same turn, so that both are one transaction.
 		this.#claim(offers.length);
-		const acceptances = await accepting;
-		for (const acceptance of acceptances) {
-			if (acceptance.kind === 'accepted') this.#events.emit('queued', acceptance.run);
+		let accepted: readonly Run[] = [];
+		try {
+			const acceptances = await accepting;
+			accepted = acceptances.flatMap((acceptance) =>
+				acceptance.kind === 'accepted' ? [acceptance.run] : [],
+			);
+			return acceptances;
+		} finally {
+			this.#queued -= offers.length - accepted.length;
+			for (const run of accepted) this.#events.emit('queued', run);
 		}
-		return acceptances;
 	}
 
 	/** Resolves when the run has ended; when `signal` aborts first, with the run as it stands. @throws NotFound */
@@ -169,26 +181,20 @@ export class Queue {
 		for (;;) {
 			const underWay = this.#underWay.get(id);
 			if (underWay !== undefined && !underWay.performed) {
+				underWay.cancelled = true;
 				this.#runner.cancel(id, underWay.run.attempt);
 				return this.#get(id);
 			}
 			const run = await this.#get(id);
 			if (hasEnded(run.state)) throw new Conflict(`the run has ended already (${run.state})`);
-			const outcome: Outcome = {
-				state: 'cancelled',
-				reason: 'caller',
-				exitCode: null,
-				signal: null,
-				message: 'was cancelled before it began',
-			};
-			if (await this.#store.cancelQueued(id, outcome)) {
-				const cancelled = await this.#get(id);
+			if (await this.#store.cancelQueued(id, cancelled('the run was cancelled before it began'))) {
+				this.#queued--;
+				const ended = await this.#get(id);
 				this.#outputs.ended(id);
-				this.#tellEnded(cancelled);
-				this.#logEnd(cancelled);
-				// Those behind it may begin.
-				this.#claim(2);
-				return cancelled;
+				this.#tellEnded(ended);
+				this.#logEnd(ended);
+				this.#claimNext();
+				return ended;
 			}
 			// It is on its way from one state to the next.
 			await sleep(1);
@@ -218,7 +224,7 @@ export class Queue {
 		this.#stopping = true;
 		await this.#runner.stop();
 		for (const underWay of [...this.#underWay.values()]) {
-			if (!underWay.performed) this.#close(underWay, this.#putBack(underWay));
+			if (!underWay.performed) this.#close(underWay, this.#leave(underWay));
 		}
 		while (this.#closing.size > 0) await Promise.all(this.#closing);
 	}
@@ -249,6 +255,7 @@ export class Queue {
 		this.#store.claim(asked).then(
 			(runs) => {
 				this.#claiming -= asked;
+				this.#queued -= runs.length;
 				for (const run of runs) this.#begin(run);
 				// One was there for the one that was expected. If there were several, there may be more.
 				const more = asked > 1 && runs.length === asked;
@@ -266,10 +273,16 @@ export class Queue {
 		);
 	}
 
+	/** A run has ended: starts the next. */
+	#claimNext(): void {
+		// Two, because the end of one may let more than one begin.
+		if (this.#queued > 0) this.#claim(2);
+	}
+
 	#begin({ stdin, ...run }: ClaimedRun): void {
 		const { id, route, attempt } = run;
 		this.#performing++;
-		this.#underWay.set(id, { run, logging: undefined, performed: false });
+		this.#underWay.set(id, { run, logging: undefined, cancelled: false, performed: false });
 		this.#outputs.started(id, attempt);
 		this.#runner.perform(run, stdin);
 		this.#log.debug('run started', { run: id, route, attempt });
@@ -284,13 +297,17 @@ export class Queue {
 		this.#events.emit('output', id, size);
 	}
 
-	async #logOutput(run: Run): Promise<LineLog> {
-		const lines = new LineLog(this.#log, run);
-		for await (const part of this.#outputs.follow(run.id, 0, new AbortController().signal)) {
-			lines.write(part.bytes);
-			if (lines.full) break;
-		}
-		return lines;
+	#logOutput(run: Run): UnderWay['logging'] {
+		const stop = new AbortController();
+		const log = async () => {
+			const lines = new LineLog(this.#log, run);
+			for await (const part of this.#outputs.follow(run.id, 0, stop.signal)) {
+				lines.write(part.bytes);
+				if (lines.full) break;
+			}
+			return lines;
+		};
+		return { lines: log(), stop };
 	}
 
 	/** A runner has performed a run: its end is written down, and its place given to the next in the same transaction. */
@@ -298,8 +315,7 @@ export class Queue {
 		const underWay = this.#underWay.get(id);
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
 		this.#close(underWay, this.#settle(underWay, outcome, output));
-		// Two, because its end may let more than one begin.
-		this.#claim(2);
+		this.#claimNext();
 	}
 
 	/** The runner died over a run. */
@@ -308,13 +324,13 @@ export class Queue {
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
 		const deaths = (this.#deaths.get(id) ?? 0) + 1;
 		this.#deaths.set(id, deaths);
-		if (deaths < mostDeaths) this.#close(underWay, this.#putBack(underWay));
+		if (deaths < mostDeaths) this.#close(underWay, this.#leave(underWay));
 		else {
-			const message = `its runner died ${deaths} times; it seems to kill it`;
+			const message = `the run was given up: its runner died ${deaths} times, so it seems to kill it`;
 			const outcome: Outcome = { state: 'failed', reason: 'lost', exitCode: null, signal: null, message };
-			this.#close(underWay, this.#settle(underWay, outcome, { size: 0, short: Buffer.alloc(0) }));
+			this.#close(underWay, this.#settle(underWay, outcome, this.#outputs.soFar(id)));
 		}
-		this.#claim(2);
+		this.#claimNext();
 	}
 
 	#close(underWay: UnderWay, closing: Promise<void>): void {
@@ -331,7 +347,7 @@ export class Queue {
 		if (!settled) return;
 		this.#deaths.delete(run.id);
 		this.#tellEnded(settled);
-		let lines = await underWay.logging;
+		let lines = await underWay.logging?.lines;
 		if (lines === undefined && output.short !== null && output.size > 0) {
 			lines = new LineLog(this.#log, run);
 			lines.write(output.short);
@@ -340,11 +356,20 @@ export class Queue {
 		this.#logEnd(settled);
 	}
 
+	/** Lets go of a run that was ended without having ended by itself. */
+	#leave(underWay: UnderWay): Promise<void> {
+		return underWay.cancelled
+			? this.#settle(underWay, cancelled('the run was cancelled'), this.#outputs.soFar(underWay.run.id))
+			: this.#putBack(underWay);
+	}
+
 	async #putBack(underWay: UnderWay): Promise<void> {
 		const { run } = underWay;
+		this.#queued++;
 		await this.#written(run, () => this.#store.putBack(run));
+		underWay.logging?.stop.abort();
 		this.#forget(underWay);
-		this.#claim(1);
+		this.#claimNext();
 	}
 
 	/** Repeats a change until the store has taken it; what a run has become must not be lost because the disk is full for a while. */
@@ -390,4 +415,8 @@ export class Queue {
 		if (state === 'succeeded') this.#log.info('run finished', fields);
 		else this.#log.warn('run finished', { ...fields, signal: signal ?? undefined, why: message });
 	}
+}
+
+function cancelled(message: string): Outcome {
+	return { state: 'cancelled', reason: 'caller', exitCode: null, signal: null, message };
 }

@@ -157,46 +157,50 @@ export async function endLeftovers(
 		if (pid > 0 && processState(pid)?.start === start) signal(pid, 'SIGKILL');
 	}
 	if (runs.size === 0) return [];
+	const groups = provenGroups(records, runs);
 	const began = Date.now();
-	const told = new Map<number, { start: number; killAt: number; killed: boolean }>();
+	const told = new Map<string, { killed: boolean }>();
 	for (;;) {
-		for (const { pid, start, run } of leftovers(records, runs)) {
-			if (told.get(pid)?.start === start) continue;
-			told.set(pid, { start, killAt: began + (runs.get(run) ?? 0), killed: false });
-			signal(pid, 'SIGTERM');
+		// Looked for anew each time: what is told to end may start something once more before it does.
+		const found = leftovers(groups, runs);
+		if (found.length === 0) return [];
+		const waited = Date.now() - began;
+		if (waited > Math.max(...runs.values()) + afterKill) return found.map(({ pid }) => pid);
+		for (const { pid, start, run } of found) {
+			const key = `${pid} ${start}`;
+			const before = told.get(key);
+			const kill = waited >= runs.get(run)!;
+			if (before === undefined || (kill && !before.killed)) signal(pid, kill ? 'SIGKILL' : 'SIGTERM');
+			told.set(key, { killed: kill });
 		}
-		const alive = [...told].filter(([pid, { start }]) => {
-			const state = processState(pid);
-			return state !== undefined && state.start === start && !state.ended;
-		});
-		if (alive.length === 0) return [];
-		const now = Date.now();
-		for (const [pid, process] of alive) {
-			if (process.killed || now < process.killAt) continue;
-			process.killed = true;
-			signal(pid, 'SIGKILL');
-		}
-		if (alive.every(([, { killed, killAt }]) => killed && now > killAt + afterKill))
-			return alive.map(([pid]) => pid);
 		await sleep(look);
 	}
 }
 
-/** Processes of these runs: those whose group is on record and proven, and those that carry the run's id in their environment. */
-function leftovers(
+/** Process groups on record whose first process is there and is the one that was noted, by the run they belong to. */
+function provenGroups(
 	records: readonly RunnerRecord[],
 	runs: ReadonlyMap<string, number>,
-): { pid: number; start: number; run: string }[] {
-	const groups = new Map<number, string>();
+): Map<number, string> {
+	const proven = new Map<number, string>();
 	for (const { pid, start, run } of records.flatMap((record) => record.groups)) {
-		const leader = processState(pid);
-		if (runs.has(run) && leader !== undefined && Math.abs(leader.start - start) <= tolerance)
-			groups.set(pid, run);
+		const leader = runs.has(run) ? processState(pid) : undefined;
+		if (leader !== undefined && Math.abs(leader.start - start) <= tolerance) proven.set(pid, run);
 	}
+	return proven;
+}
+
+/** Processes of these runs: members of their groups, and those that carry the run's id in their environment. */
+function leftovers(
+	groups: ReadonlyMap<number, string>,
+	runs: ReadonlyMap<string, number>,
+): { pid: number; start: number; run: string }[] {
+	// A run may have started the very listener that we are.
+	const own = processState('self')?.group;
 	const found = [];
 	for (const name of processIds() ?? []) {
 		const state = processState(name);
-		if (state === undefined || state.ended) continue;
+		if (state === undefined || state.ended || state.group === own) continue;
 		const run = groups.get(state.group) ?? runInEnvironment(name);
 		if (run !== undefined && runs.has(run)) found.push({ pid: Number(name), start: state.start, run });
 	}

@@ -86,7 +86,8 @@ class RunnerProcess {
 			() => stop.abort('timeout' satisfies StopReason),
 			Math.min(plan.timeout, longestTimer),
 		);
-		const output = new OutputWriter(path.join(this.#outputs, id), plan.maxOutput, (size) =>
+		const file = path.join(this.#outputs, id);
+		const output = new OutputWriter(file, plan.maxOutput, (size) =>
 			this.#channel.send({ kind: 'output', id, attempt, size }),
 		);
 		const write = (bytes: Buffer) => output.write(bytes);
@@ -99,6 +100,8 @@ class RunnerProcess {
 		});
 		clearTimeout(late);
 		const { size, short, trouble } = await output.end();
+		// The file of an attempt that was cut short.
+		if (attempt > 1 && short !== null) fs.rmSync(file, { force: true });
 		this.#given.delete(runKey(message));
 		const told = trouble === undefined ? outcome : withTrouble(outcome, trouble);
 		// A run that was stopped because we leave has not ended: it is to be run again.

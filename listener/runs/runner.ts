@@ -38,6 +38,9 @@ export interface RunnerOptions {
 /** Milliseconds to the next start of a runner that died within as many of its own. */
 const restartAfter = 1_000;
 
+/** Milliseconds that a process may take to leave once its commands have been ended. */
+const stopWithin = 5_000;
+
 interface Process {
 	readonly child: ChildProcess;
 	readonly channel: Channel<FromRunner, ToRunner>;
@@ -57,7 +60,7 @@ export class Runner {
 	readonly #newId = idMaker();
 	readonly #processes = new Set<Process>();
 	/** Given while no process was there to take them. */
-	#homeless: { run: Run; stdin: Buffer | null }[] = [];
+	#homeless: { readonly run: Run; readonly stdin: Buffer | null; cancelled: boolean }[] = [];
 	/** Of processes of an earlier listener. */
 	readonly #earlier: readonly RunnerRecord[];
 	#reports: RunnerReports | undefined;
@@ -99,7 +102,7 @@ export class Runner {
 			if (least === undefined || process.runs.size < least.runs.size) least = process;
 		}
 		if (least === undefined) {
-			this.#homeless.push({ run, stdin });
+			this.#homeless.push({ run, stdin, cancelled: false });
 			return;
 		}
 		least.runs.set(runKey(run.id, run.attempt), run);
@@ -128,14 +131,21 @@ export class Runner {
 		for (const { runs, channel } of this.#processes) {
 			if (runs.has(runKey(id, attempt))) channel.send({ kind: 'cancel', id, attempt });
 		}
+		for (const homeless of this.#homeless) {
+			if (homeless.run.id === id) homeless.cancelled = true;
+		}
 	}
 
 	/** Ends the processes and whatever they run, by TERM, then by KILL. Runs ended by this are not reported. Safe to call twice. */
 	async stop(): Promise<void> {
 		this.#stopping = true;
-		const gone = [...this.#processes].map((process) => {
-			process.channel.send({ kind: 'leave' });
-			return process.gone;
+		const gone = [...this.#processes].map(async ({ child, channel, runs, gone }) => {
+			channel.send({ kind: 'leave' });
+			const longest = Math.max(0, ...[...runs.values()].map(({ plan }) => plan.killAfter));
+			// One that does not even answer is ended, and its commands by us.
+			const late = setTimeout(() => child.kill('SIGKILL'), longest + stopWithin);
+			await gone;
+			clearTimeout(late);
 		});
 		await Promise.all(gone);
 	}
@@ -168,7 +178,10 @@ export class Runner {
 		log.debug('runner started', { pid: child.pid });
 		const waiting = this.#homeless;
 		this.#homeless = [];
-		for (const { run, stdin } of waiting) this.perform(run, stdin);
+		for (const { run, stdin, cancelled } of waiting) {
+			this.perform(run, stdin);
+			if (cancelled) this.cancel(run.id, run.attempt);
+		}
 	}
 
 	#receive(process: Process, message: FromRunner, bytes: Buffer): void {
