@@ -21,6 +21,9 @@ import { SqliteStore } from './stores/sqlite.ts';
 /** Exit statuses, fit for scripts: 0 done · 1 it did not work (the reason is on standard error) · 2 called wrongly. */
 const exit = { done: 0, failed: 1, usage: 2 } as const;
 
+/** Milliseconds within which two signals are one that came twice. Nobody asks again so fast. */
+const sameSignal = 100;
+
 const home = path.resolve(import.meta.dirname, '..');
 
 /** `routes.yaml` beside package.json in a checkout, else the system's. */
@@ -90,14 +93,16 @@ async function serve(options: ServeOptions): Promise<number> {
 	const server = createServer({ config, queue, outputs, log });
 
 	const ended = new Promise<number>((resolve) => {
-		let stopping = false;
+		let stopping = 0;
 		const stop = (signal: NodeJS.Signals) => {
-			if (stopping) {
+			// On a terminal npm hands Ctrl-C on that we have had already, some milliseconds later.
+			if (stopping > 0 && performance.now() - stopping < sameSignal) return;
+			if (stopping > 0) {
 				log.warn('stopping at once, the commands that still run are ended', { signal });
 				resolve(exit.done);
 				return;
 			}
-			stopping = true;
+			stopping = performance.now();
 			log.info('stopping', { signal, drain: `${options.drain / 1000}s` });
 			server
 				.drain(options.drain)
