@@ -149,6 +149,15 @@ describe('reload', () => {
 		assert.equal((await own.get('/got')).status, 202);
 	});
 
+	test('takes up other limits for bodies', async () => {
+		const listen = (most: string) => `listen: { port: 0, max_body: ${most} }\n`;
+		const own = await startListener({ routes: listen('10 B') + routes });
+		assert.equal((await own.post('/deploy', { environment: 'qa' })).status, 413);
+		fs.writeFileSync(own.config, listen('1 KiB') + routes);
+		assert.equal((await own.post('/-/reload')).status, 200);
+		assert.equal((await own.post('/deploy', { environment: 'qa' })).status, 200);
+	});
+
 	test('drops no request', async () => {
 		const own = await startListener({ routes });
 		const agent = new http.Agent({ keepAlive: true, maxSockets: 4 });

@@ -327,6 +327,8 @@ describe('a caller that is slow', () => {
 		);
 		connection.socket.end();
 		await connection.end();
+		const line = await listener.logged('it', (l) => /went away/.test(String(l.reason)));
+		assert.equal(line.status, undefined);
 		assert.equal(await listener.runCount(), before);
 	});
 });

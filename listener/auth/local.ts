@@ -17,6 +17,11 @@ const proxyHeaders = [
 	'x-forwarded-proto',
 	'x-forwarded-server',
 	'x-real-ip',
+	'x-client-ip',
+	'x-cluster-client-ip',
+	'x-envoy-external-address',
+	'cf-connecting-ip',
+	'true-client-ip',
 ];
 
 /**

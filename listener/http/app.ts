@@ -115,6 +115,11 @@ function answerFailure(ctx: Context, error: unknown, entry: Entry, log: Log): vo
 	answerError(ctx, error, entry.id, log);
 }
 
+/** What was answered; undefined when nobody was there any more to be answered. */
+function statusOf(ctx: Context): number | undefined {
+	return ctx.respond === false && !ctx.headerSent ? undefined : ctx.res.statusCode;
+}
+
 /** One line a delivery. The path is cut, as it is the caller's to fill; neither query, header nor body is shown. */
 function logDelivery(ctx: Context, entry: Entry, log: Log): void {
 	log.info('delivery', {
@@ -122,7 +127,7 @@ function logDelivery(ctx: Context, entry: Entry, log: Log): void {
 		route: entry.route,
 		method: ctx.method,
 		path: entry.path.slice(0, 200),
-		status: ctx.res.statusCode,
+		status: statusOf(ctx),
 		ms: Date.now() - entry.receivedAt,
 		client: clientOf(ctx.req).ip,
 		runs: entry.runs,
@@ -135,7 +140,7 @@ function logEndpoint(ctx: Context, entry: Entry, log: Log): void {
 	log.debug('endpoint', {
 		method: ctx.method,
 		path: entry.path.slice(0, 200),
-		status: ctx.res.statusCode,
+		status: statusOf(ctx),
 		ms: Date.now() - entry.receivedAt,
 		client: clientOf(ctx.req).ip,
 		reason: entry.reason,
