@@ -65,8 +65,10 @@ export class Queue {
 	/** Ends on their way into the store or the log. */
 	readonly #closing = new Set<Promise<void>>();
 	#performing = 0;
-	/** Runs that may be in the queue, also those on their way into it. With none, nobody need be looked for. */
+	/** Runs in the queue, and those on their way into it that no claim was made for. With none there is nothing to look for. */
 	#queued = 0;
+	/** Ends so far. Each may have made room for a run that a claim on its way did not find ready. */
+	#ends = 0;
 	/** Places that claims on their way may fill. */
 	#claiming = 0;
 	/** A run may have been left in the queue because those places were not free. */
@@ -118,20 +120,20 @@ export class Queue {
 			throw new ShuttingDown('the listener is stopping; try again in a moment', {
 				headers: { 'Retry-After': '5' },
 			});
-		this.#queued += offers.length;
 		const accepting = this.#store.accept(offers);
 		// In the same turn, so that both are one transaction.
-		this.#claim(offers.length);
-		let accepted: readonly Run[] = [];
+		const unclaimed = offers.length - this.#claim(offers.length);
+		this.#queued += unclaimed;
 		try {
 			const acceptances = await accepting;
-			accepted = acceptances.flatMap((acceptance) =>
-				acceptance.kind === 'accepted' ? [acceptance.run] : [],
-			);
+			for (const acceptance of acceptances) {
+				if (acceptance.kind !== 'accepted') continue;
+				this.#queued++;
+				this.#events.emit('queued', acceptance.run);
+			}
 			return acceptances;
 		} finally {
-			this.#queued -= offers.length - accepted.length;
-			for (const run of accepted) this.#events.emit('queued', run);
+			this.#queued -= unclaimed;
 		}
 	}
 
@@ -245,12 +247,13 @@ export class Queue {
 		return run;
 	}
 
-	/** Starts up to so many runs, as far as there are places for them. */
-	#claim(wanted: number): void {
-		if (!this.#started || this.#draining) return;
-		const asked = Math.min(wanted, this.#limit - this.#performing - this.#claiming);
+	/** Starts up to so many runs, as far as there are places for them. Gives how many it asked the store for. */
+	#claim(wanted: number): number {
+		if (!this.#started || this.#draining) return 0;
+		const asked = Math.max(0, Math.min(wanted, this.#limit - this.#performing - this.#claiming));
 		if (asked < wanted && this.#claiming > 0) this.#refused = true;
-		if (asked <= 0) return;
+		if (asked === 0) return 0;
+		const ends = this.#ends;
 		this.#claiming += asked;
 		this.#store.claim(asked).then(
 			(runs) => {
@@ -258,10 +261,10 @@ export class Queue {
 				this.#queued -= runs.length;
 				for (const run of runs) this.#begin(run);
 				// One was there for the one that was expected. If there were several, there may be more.
-				const more = asked > 1 && runs.length === asked;
+				const more = runs.length === asked ? asked > 1 : ends !== this.#ends;
 				if (more || this.#refused) {
 					this.#refused = false;
-					this.#claim(this.#limit);
+					if (this.#queued > 0) this.#claim(this.#limit);
 				}
 				this.#look();
 			},
@@ -271,10 +274,12 @@ export class Queue {
 				setTimeout(() => this.#claim(this.#limit), retryAfter);
 			},
 		);
+		return asked;
 	}
 
 	/** A run has ended: starts the next. */
 	#claimNext(): void {
+		this.#ends++;
 		// Two, because the end of one may let more than one begin.
 		if (this.#queued > 0) this.#claim(2);
 	}
