@@ -42,6 +42,9 @@ function preferredWait(ctx: Context, prefer: string, mayRespondAtOnce: boolean):
 	return 0;
 }
 
+/** Given as the reason, since without one Node makes an exception with its stack each time. */
+const over = 'nobody waits any more';
+
 /**
  * Aborts when there is no more waiting: the caller went away, the listener is about to stop, or the time is over.
  * @param ms how long at most; may be Infinity
@@ -49,10 +52,10 @@ function preferredWait(ctx: Context, prefer: string, mayRespondAtOnce: boolean):
 export function endOfWaiting(ctx: Context, stopping: AbortSignal, ms: number): AbortSignal {
 	const leave = new AbortController();
 	// Not AbortSignal.timeout, which would keep all of this for an hour after an answer that took a second.
-	const timer = Number.isFinite(ms) ? setTimeout(() => leave.abort(), ms) : undefined;
+	const timer = Number.isFinite(ms) ? setTimeout(() => leave.abort(over), ms) : undefined;
 	const left = () => {
 		clearTimeout(timer);
-		leave.abort();
+		leave.abort(over);
 	};
 	if (ctx.res.destroyed) left();
 	else ctx.res.once('close', left);
