@@ -53,7 +53,8 @@ const newline = 10;
 export class Channel<Incoming, Outgoing> {
 	readonly #socket: net.Socket;
 	readonly #receive: (message: Incoming, bytes: Buffer) => void;
-	#corked = false;
+	/** What is to be sent at the end of this turn. */
+	#lines = '';
 	/** The beginning of a line whose end has not come yet. */
 	#line: Buffer | undefined;
 	/** A message whose bytes have not all come yet, and how many are there. */
@@ -69,21 +70,22 @@ export class Channel<Incoming, Outgoing> {
 	}
 
 	send(message: Outgoing, bytes?: Buffer): void {
-		if (!this.#socket.writable) return;
-		if (!this.#corked) {
-			this.#corked = true;
-			this.#socket.cork();
-			setImmediate(() => {
-				this.#corked = false;
-				this.#socket.uncork();
-			});
-		}
-		this.#socket.write(`${bytes?.length ?? 0} ${JSON.stringify(message)}\n`);
-		if (bytes !== undefined && bytes.length > 0) this.#socket.write(bytes);
+		if (this.#lines === '') setImmediate(() => this.#flush());
+		this.#lines += `${bytes?.length ?? 0} ${JSON.stringify(message)}\n`;
+		if (bytes === undefined || bytes.length === 0) return;
+		this.#flush();
+		if (this.#socket.writable) this.#socket.write(bytes);
+	}
+
+	#flush(): void {
+		// An end that is gone reads nothing; that it is gone is told by 'close'.
+		if (this.#lines !== '' && this.#socket.writable) this.#socket.write(this.#lines);
+		this.#lines = '';
 	}
 
 	/** Closes this end once everything has been sent. */
 	end(): void {
+		this.#flush();
 		this.#socket.end();
 	}
 

@@ -213,17 +213,17 @@ export class SqliteStore implements Store {
 	claim(limit: number): Promise<readonly ClaimedRun[]> {
 		return this.#change(() => {
 			const now = this.#now();
-			const seqs = this.#sql.ready.all(limit) as unknown as { seq: number }[];
-			for (const { seq } of seqs) this.#sql.claim.run(now, seq);
-			this.#counts.queued -= seqs.length;
-			this.#counts.running += seqs.length;
-			return seqs.map(({ seq }) => {
-				const fresh = this.#fresh.get(seq);
-				if (fresh !== undefined)
-					return { ...newRun(fresh, seq), state: 'running', attempt: 1, startedAt: now, stdin: fresh.stdin };
-				const run = toRun(this.#sql.bySeq.get(seq) as unknown as Row);
-				return { ...run, stdin: this.#bytes(this.#sql.input, seq) };
-			});
+			const claimed: ClaimedRun[] = [];
+			// One at a time: Node makes an array of rows so slowly that this is the quicker way for a few.
+			while (claimed.length < limit) {
+				const row = this.#sql.firstReady.get() as { seq: number } | undefined;
+				if (row === undefined) break;
+				this.#sql.claim.run(now, row.seq);
+				claimed.push(this.#claimed(row.seq, now));
+			}
+			this.#counts.queued -= claimed.length;
+			this.#counts.running += claimed.length;
+			return claimed;
 		});
 	}
 
@@ -350,6 +350,15 @@ export class SqliteStore implements Store {
 		this.#counts.queued++;
 		this.#fresh.set(seq, run);
 		return { kind: 'accepted', run: newRun(run, seq) };
+	}
+
+	/** A run as it is right after it was claimed. */
+	#claimed(seq: number, now: number): ClaimedRun {
+		const fresh = this.#fresh.get(seq);
+		if (fresh !== undefined)
+			return { ...newRun(fresh, seq), state: 'running', attempt: 1, startedAt: now, stdin: fresh.stdin };
+		const run = toRun(this.#sql.bySeq.get(seq) as unknown as Row);
+		return { ...run, stdin: this.#bytes(this.#sql.input, seq) };
 	}
 
 	/** Lets a queued run do the work of a newer one. */
@@ -497,7 +506,9 @@ function prepare(db: DatabaseSync) {
 		join: db.prepare(
 			`UPDATE runs SET delivery = ?, event = ?, client = ?, parameters = ?, plan = ? WHERE seq = ? RETURNING ${columns}`,
 		),
-		ready: db.prepare(`SELECT seq FROM runs WHERE ${open} AND state = ${code.ready} ORDER BY seq LIMIT ?`),
+		firstReady: db.prepare(
+			`SELECT seq FROM runs WHERE ${open} AND state = ${code.ready} ORDER BY seq LIMIT 1`,
+		),
 		claim: db.prepare(
 			`UPDATE runs SET state = ${code.running}, attempt = attempt + 1, started_at = ? WHERE seq = ?`,
 		),
