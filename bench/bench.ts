@@ -52,7 +52,8 @@ async function measureAll(
 			await act();
 		} catch (error) {
 			turns.delete(side);
-			failures.push({ measure: measure.name, side, reason: (error as Error).message });
+			const reason = [(error as Error).message, ...bench.processes.deaths()].join('; ');
+			failures.push({ measure: measure.name, side, reason });
 		}
 	}
 

@@ -11,7 +11,7 @@ export type Program = {
 	pid: number;
 	/** Resolves when the process has ended, with how. */
 	ended: Promise<string>;
-	/** The last lines it printed. */
+	/** The last 15 lines it printed. */
 	printed(): string;
 	/** Ends it and all that it started, at once. */
 	kill(): Promise<void>;
@@ -20,6 +20,7 @@ export type Program = {
 export class Processes {
 	#dir: string;
 	#started = new Map<number, ChildProcess>();
+	#died: string[] = [];
 	#count = 0;
 
 	/** @param dir where what the programs print is kept */
@@ -36,17 +37,19 @@ export class Processes {
 		closeSync(file);
 		const pid = await this.#watch(child, command);
 		const ended = new Promise<string>((resolve) => {
-			child.once('exit', (code, signal) => resolve(signal ?? `exit ${code}`));
+			child.once('exit', (code, signal) => {
+				const how = signal ?? `exit ${code}`;
+				// Whatever is ended here is ended by this signal.
+				if (signal !== 'SIGKILL')
+					this.#died.push(`${command} ended (${how}); it printed:\n${lastLines(log)}`);
+				resolve(how);
+			});
 		});
-		return {
-			pid,
-			ended,
-			printed: () => readFileSync(log, 'utf8').trimEnd().split('\n').slice(-5).join('\n'),
-			kill: async () => {
-				if (this.#started.has(pid)) killTree(pid);
-				await ended;
-			},
+		const kill = async () => {
+			if (this.#started.has(pid)) killTree(pid);
+			await ended;
 		};
+		return { pid, ended, printed: () => lastLines(log), kill };
 	}
 
 	/** Runs a program to its end and returns what it printed. Rejects when it does not exit with 0. */
@@ -76,6 +79,11 @@ export class Processes {
 		return output;
 	}
 
+	/** Tells of each program that ended though nobody ended it, once. */
+	deaths(): string[] {
+		return this.#died.splice(0);
+	}
+
 	/** Ends whatever is still running, at once. */
 	killAll(): void {
 		for (const pid of this.#started.keys()) killTree(pid);
@@ -91,6 +99,11 @@ export class Processes {
 		child.once('exit', () => this.#started.delete(pid));
 		return pid;
 	}
+}
+
+/** The end of what a program printed: enough for an uncaught error with its message and stack. */
+function lastLines(log: string): string {
+	return readFileSync(log, 'utf8').trimEnd().split('\n').slice(-15).join('\n');
 }
 
 /** Kills a process and its descendants, parents first so that none is started anew. */

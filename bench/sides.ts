@@ -154,13 +154,13 @@ async function untilAnswered(
 	program: Program,
 	what: { port: number; method: string; path: string; expect: number },
 ): Promise<string> {
-	let ended: string | undefined;
+	let ended = false;
 	let last = 'nobody listens';
-	void program.ended.then((how) => {
-		ended = how;
+	void program.ended.then(() => {
+		ended = true;
 	});
 	for (const deadline = performance.now() + READY_WITHIN_MS; performance.now() < deadline; await sleep(1)) {
-		if (ended !== undefined) throw new Error(`${name} ended (${ended}): ${program.printed()}`);
+		if (ended) throw new Error(`${name} ended before it answered`);
 		try {
 			const answer = await ask(what);
 			if (answer.status === what.expect) return answer.body;
