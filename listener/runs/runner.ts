@@ -41,6 +41,12 @@ const restartAfter = 1_000;
 /** Milliseconds that a process may take to leave once its commands have been ended. */
 const stopWithin = 5_000;
 
+/**
+ * Keeps the part of the heap where new things are made at 2 MB. Under load V8 would let it grow to a hundred, which would make
+ * every start of a program slower.
+ */
+const smallHeap = ['--max-semi-space-size=2'];
+
 interface Process {
 	readonly child: ChildProcess;
 	readonly channel: Channel<FromRunner, ToRunner>;
@@ -154,7 +160,7 @@ export class Runner {
 		const { environment, state, outputs, log } = this.#options;
 		const directory = path.join(this.#directory, this.#newId());
 		const file = path.join(import.meta.dirname, `runner-process${path.extname(import.meta.filename)}`);
-		const child = spawn(process.execPath, [file], {
+		const child = spawn(process.execPath, [...smallHeap, file], {
 			// Without the cache a runner that is still TypeScript carries the compiler, twice its own size, through every fork.
 			env: { ...environment, NODE_COMPILE_CACHE: path.join(state, 'cache') },
 			// Its socket is the fourth; what it says in an emergency goes where ours goes.
