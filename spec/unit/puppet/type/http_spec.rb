@@ -114,7 +114,7 @@ RSpec.describe Puppet::Type.type(:http) do
       it("refuses #{what}") { expect(refusal(attributes)).to match(message) }
     end
 
-    it 'refuses a call without a host' do
+    it 'PW-T4: refuses a call without a host' do
       expect { described_class.new(title: 'kick') }.to raise_error(Puppet::Error, /fqdn is missing/)
     end
 
@@ -140,7 +140,7 @@ RSpec.describe Puppet::Type.type(:http) do
       catalog.apply.report.resource_statuses[resource.ref]
     end
 
-    it 'PW-T9: is a change each time it is sent, and never a corrective one' do
+    it 'PW-T9, PW-B4: is a change each time it is sent, and never a corrective one' do
       allow(provider).to receive(:deliver).with(:get).and_return('sent GET http://listener.example.com:6969/kick: 202 Accepted')
       status = apply(call)
       expect(status.events.map(&:message)).to eq(['sent GET http://listener.example.com:6969/kick: 202 Accepted'])
