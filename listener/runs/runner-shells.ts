@@ -54,6 +54,8 @@ const longestLine = 64 * 1024;
  * go from the pipe, which holds 64 KiB.
  */
 const attachAfter = 5;
+/** Milliseconds to the next try when that was not possible. What is printed meanwhile waits in the pipe. */
+const attachAgain = 100;
 
 /**
  * A value that may stand between single quotes in a line of script: printable ASCII without the quote itself. Nothing else is
@@ -260,6 +262,10 @@ class Shell {
 		let over = false;
 		const attach = () => {
 			const attached = this.#attach(keep);
+			if (attached === undefined) {
+				timer = setTimeout(attach, attachAgain);
+				return;
+			}
 			reader = attached;
 			// The pipe may be at its end because the program has not opened it yet, or has closed its output already.
 			void attached.closed.then(() => {
@@ -278,6 +284,8 @@ class Shell {
 			return;
 		}
 		const last = reader ?? this.#attach(keep);
+		// Not used again: somebody can write to its pipe, and we cannot tell until when.
+		if (last === undefined) return this.close();
 		// The system tells a pipe's end only to who had it open before; it may have come just before we opened it.
 		if (this.#drain(keep)) last.close();
 		void last.closed.then(() => this.#idle());
@@ -289,9 +297,14 @@ class Shell {
 		this.onIdle();
 	}
 
-	#attach(keep: Keep): PipeReader {
-		const fd = fs.openSync(this.#pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-		return new PipeReader(fd, this.#buffer, keep);
+	/** Undefined when this process has no file descriptor left. */
+	#attach(keep: Keep): PipeReader | undefined {
+		try {
+			const fd = fs.openSync(this.#pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+			return new PipeReader(fd, this.#buffer, keep);
+		} catch {
+			return undefined;
+		}
 	}
 
 	/** Reads what is in the pipe. True at its end, false while somebody can still write. */
