@@ -60,7 +60,7 @@ function environmentForCommands(): Record<string, string> {
 }
 
 function defaultLog(): LogSettings {
-	return { level: 'info', format: process.stdout.isTTY ? 'text' : 'json' };
+	return { level: 'info', format: process.stdout.isTTY ? 'text' : 'json', console: true };
 }
 
 function coloured(): boolean {
@@ -80,7 +80,10 @@ async function serve(options: ServeOptions): Promise<number> {
 	process.stdout.on('error', () => {});
 
 	const config = new LiveConfig(options.config, log);
-	const follow = () => log.configure({ ...defaultLog(), ...config.current.log });
+	const follow = () => {
+		const { log: settings, routes } = config.current;
+		log.configure({ ...defaultLog(), ...settings, routes: routes.logLevels });
+	};
 	await config.load();
 	follow();
 	config.on('changed', follow);

@@ -31,7 +31,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	'steps/step': [],
 	'runs/run': ['steps/step'],
 	// Parts that stand alone.
-	log: ['errors'],
+	logs: [],
+	log: ['logs', 'errors'],
 	stores: ['runs/run', 'errors'],
 	auth: ['delivery', 'errors'],
 	sources: ['delivery', 'errors'],
@@ -39,12 +40,22 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	'routes/parameters': ['delivery', 'errors'],
 	'routes/template': ['routes/parameters'],
 	steps: ['steps/step', 'routes/parameters', 'routes/template', 'log', 'errors'],
-	routes: ['delivery', 'errors', 'routes/parameters', 'routes/template', 'steps', 'runs/run'],
+	routes: ['delivery', 'errors', 'log', 'routes/parameters', 'routes/template', 'steps', 'runs/run'],
 	// Doing it.
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
 	triggers: ['runs', 'runs/run', 'stores', 'log', 'errors'],
 	// The definition of routes.yaml is made of the definitions of its parts.
-	config: ['errors', 'log', 'auth', 'sources', 'routes', 'routes/parameters', 'routes/template', 'steps'],
+	config: [
+		'errors',
+		'log',
+		'logs',
+		'auth',
+		'sources',
+		'routes',
+		'routes/parameters',
+		'routes/template',
+		'steps',
+	],
 	http: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'routes/parameters', 'steps'],
 		...['runs', 'runs/run', 'triggers', 'config'],
@@ -58,7 +69,12 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 /** What only some places may use; places are beginnings of paths below listener/. */
 const reserved: readonly { what: string; used: (file: Source) => boolean; only: readonly string[] }[] = [
 	{ what: 'Koa', used: imports(/^(koa|@koa\/.*|koa-.*)$/), only: ['http/'] },
-	{ what: 'node:child_process', used: imports(/^(node:)?child_process$/), only: ['runs/runner', 'steps/'] },
+	{
+		what: 'node:child_process',
+		used: imports(/^(node:)?child_process$/),
+		// Starting a program stands the whole process still, so deliveries must not. logs/local starts one, when the log is opened.
+		only: ['runs/runner', 'steps/', 'logs/local'],
+	},
 	{ what: 'process.env', used: contains(/\bprocess\s*(\.|\[['"])env\b/), only: ['main.ts'] },
 	{ what: 'process.exit', used: contains(/\bprocess\s*(\.|\[['"])exit\b/), only: ['main.ts'] },
 	{ what: 'node:process', used: imports(/^(node:)?process$/), only: ['main.ts'] },
@@ -68,7 +84,7 @@ const reserved: readonly { what: string; used: (file: Source) => boolean; only: 
 			imports(/^(node:)?(fs|http|https|http2|tls|dgram|dns|sqlite|readline)(\/promises)?$|^got$/)(file) ||
 			contains(/\bfetch\(/)(file),
 		// auth fetches the keys that tokens are signed with.
-		only: ['auth/', 'config/', 'http/', 'log.ts', 'main.ts', 'runs/', 'steps/', 'stores/', 'triggers/'],
+		only: ['auth/', 'config/', 'http/', 'logs/', 'main.ts', 'runs/', 'steps/', 'stores/', 'triggers/'],
 	},
 ];
 
@@ -239,7 +255,7 @@ describe('the parts of the listener', () => {
 		[
 			'programs started elsewhere',
 			{ 'http/app.ts': "import { spawn } from 'node:child_process';\nconst a = 1;" },
-			[/only runs\/runner, steps\/ may use node:child_process/],
+			[/only runs\/runner, steps\/, logs\/local may use node:child_process/],
 		],
 		[
 			'the environment read and the process ended elsewhere',

@@ -11,6 +11,7 @@ import { RouteTable } from '../routes/table.ts';
 import { compileTemplate } from '../routes/template.ts';
 import { check, quoted, unknownKey } from './check.ts';
 import { compileListen, isReachable, type Listen } from './listen.ts';
+import { compileLog } from './log.ts';
 import {
 	anchorKey,
 	defaultsSchema,
@@ -85,7 +86,7 @@ class Compiler {
 		const top = this.#top(main, Object.keys(sections));
 		if (top && !('routes' in top) && !('include' in top)) this.#fault(main, ['routes'], 'key', 'is missing');
 		const listen = this.#listen(this.#section(top, 'listen', listenSchema) ?? {});
-		const log = this.#section(top, 'log', logSchema) ?? {};
+		const log = this.#log(this.#section(top, 'log', logSchema) ?? {});
 		this.#section(top, 'include', includeSchema);
 		const defaults = this.#defaults(this.#section(top, 'defaults', defaultsSchema) ?? {});
 		this.#addRoutes(main, top, defaults);
@@ -110,7 +111,7 @@ class Compiler {
 		const config: Config = {
 			files,
 			listen,
-			log: Object.freeze(log as Partial<LogSettings>),
+			log,
 			routes: table,
 			notes,
 		};
@@ -164,6 +165,13 @@ class Compiler {
 
 	/** Tells what is wrong with templates here, once, instead of for every route that would inherit them. */
 	#defaults(written: SharedSpec): SharedSpec {
+	#log(written: z.output<typeof logSchema>): Partial<LogSettings> {
+		const { main } = this.#sources;
+		const { log, faults } = compileLog(written, path.dirname(main.path));
+		for (const { key, message } of faults) this.#fault(main, ['log', ...key], 'value', message);
+		return log;
+	}
+
 		const { main } = this.#sources;
 		const usable = (key: Key, text: string): boolean => {
 			const template = compileTemplate(text);

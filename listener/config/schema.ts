@@ -5,7 +5,8 @@
 
 import net from 'node:net';
 import { z } from 'zod';
-import { logFormats, logLevels } from '../log.ts';
+import { logFormats, logLevels, routeLogLevels } from '../log.ts';
+import { facilities, parseSyslogAddress } from '../logs/syslog.ts';
 import { parameterTypes } from '../routes/parameters.ts';
 import {
 	type AnswerSpec,
@@ -173,6 +174,10 @@ const shared = {
 			description:
 				'Answer when the run has ended instead of at once: true, false, or for how long to wait. Default: false.',
 		}),
+	log: z.enum(routeLogLevels).optional().meta({
+		description:
+			"The least important lines about the route, its deliveries, runs and their output, that are logged. Default: the log's level.",
+	}),
 };
 
 const defaults = z
@@ -336,6 +341,57 @@ export const listenSchema = z
 	})
 	.meta({ description: 'Where and how to listen.' });
 
+const logFile = z
+	.strictObject({
+		path: someText.meta({
+			description: "The file; relative to this file's own directory. Its directory has to be there.",
+		}),
+		max_size: size(
+			'The file is renamed to path.1, and begun anew, before it grows larger. Default: 10 MiB.',
+			64 * 1024,
+			Number.MAX_SAFE_INTEGER,
+			'must be at least 64 KiB, or files would change all the time',
+		).optional(),
+		keep: z
+			.int()
+			.min(1)
+			.max(1000)
+			.optional()
+			.meta({
+				description: 'How many files there are at most, the one that is written included. Default: 5.',
+			}),
+		format: z
+			.enum(logFormats)
+			.optional()
+			.meta({ description: 'text for people, json for machines. Default: as log.format, otherwise json.' }),
+	})
+	.meta({ description: 'Write the log to a file, and change files when it is full.' });
+
+const syslog = z
+	.strictObject({
+		facility: z
+			.enum(facilities)
+			.optional()
+			.meta({ description: 'The facility of messages. Default: daemon.' }),
+		address: z
+			.string()
+			.refine((given) => parseSyslogAddress(given) !== undefined, {
+				error:
+					'must be local, unix:/path, udp://host or tcp://host; a port may follow the host: udp://log.example.com:514',
+			})
+			.optional()
+			.meta({
+				description:
+					'Where the syslog daemon is: local (/dev/log), unix:/path, udp://host:514, tcp://host:601. Default: local.',
+			}),
+		app_name: z
+			.string()
+			.regex(/^[\x21-\x7e]{1,48}$/, { error: 'must be 1 to 48 visible ASCII characters' })
+			.optional()
+			.meta({ description: 'The name that messages come under. Default: puppet-webhook.' }),
+	})
+	.meta({ description: 'Send the log to a syslog daemon.' });
+
 export const logSchema = z
 	.strictObject({
 		level: z
@@ -345,6 +401,9 @@ export const logSchema = z
 		format: z.enum(logFormats).optional().meta({
 			description: 'text for people, json for machines. Default: text on a terminal, otherwise json.',
 		}),
+		console: z.boolean().optional().meta({ description: 'Write the log to standard output. Default: true.' }),
+		file: logFile.optional(),
+		syslog: syslog.optional(),
 	})
 	.meta({ description: 'How the log is written.' });
 

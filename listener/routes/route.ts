@@ -3,6 +3,7 @@
  * pure, so that the same delivery always gives the same plan.
  */
 
+import type { RouteLogLevel } from '../log.ts';
 import type { Plan, WhenBusy } from '../runs/run.ts';
 import { compileCommand } from '../steps/command.ts';
 import {
@@ -59,6 +60,8 @@ export interface Route {
 	group(parameters: Parameters): string;
 	readonly limit: number;
 	readonly whenBusy: WhenBusy;
+	/** The least important lines about it that are logged; undefined: as for everything else. */
+	readonly log: RouteLogLevel | undefined;
 }
 
 /** What both a route and `defaults` may say; times in milliseconds, sizes in bytes. */
@@ -72,6 +75,7 @@ export interface SharedSpec {
 	readonly kill_after?: number | undefined;
 	readonly max_output?: number | undefined;
 	readonly wait?: boolean | number | undefined;
+	readonly log?: RouteLogLevel | undefined;
 	readonly concurrency?:
 		| { readonly limit?: number | undefined; readonly when_busy?: WhenBusy | undefined }
 		| undefined;
@@ -154,6 +158,7 @@ export function compileRoute(
 		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
 		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
 		whenBusy: spec.concurrency?.when_busy ?? defaults.concurrency?.when_busy ?? 'queue',
+		log: spec.log ?? defaults.log,
 	};
 	return { route: Object.freeze(route), faults };
 }

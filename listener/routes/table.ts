@@ -1,6 +1,7 @@
 /** All routes of a configuration: which one takes a request, or why none does. */
 
 import { BadRequest, MethodNotAllowed, NotFound } from '../errors.ts';
+import type { RouteLogLevel } from '../log.ts';
 import { type Method, methods, type Route } from './route.ts';
 
 /** Two routes that would take the same requests. */
@@ -47,10 +48,15 @@ export class RouteTable {
 	readonly routes: readonly Route[];
 	/** Routes that have a path and a method in common, as pairs; a table in use has none. */
 	readonly clashes: readonly Clash[];
+	/** Of routes that say so themselves, by name. */
+	readonly logLevels: ReadonlyMap<string, RouteLogLevel>;
 	readonly #root = new Place();
 
 	constructor(routes: readonly Route[]) {
 		this.routes = Object.freeze([...routes]);
+		this.logLevels = new Map(
+			routes.flatMap(({ name, log }) => (log === undefined ? [] : [[name, log] as const])),
+		);
 		const clashes = new Map<Route, Map<Route, Method[]>>();
 		for (const route of routes) {
 			let place = this.#root;

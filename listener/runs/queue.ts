@@ -298,7 +298,8 @@ export class Queue {
 		const underWay = this.#underWay.get(id);
 		if (underWay?.run.attempt !== attempt) return;
 		this.#outputs.grown(id, attempt, size);
-		underWay.logging ??= this.#logOutput(underWay.run);
+		// Reading output is work, also when nobody is to see it.
+		if (this.#log.shows('info', underWay.run.route)) underWay.logging ??= this.#logOutput(underWay.run);
 		this.#events.emit('output', id, size);
 	}
 
