@@ -31,7 +31,7 @@ export interface QueueOptions {
 	readonly outputs: Outputs;
 	readonly runner: Runner;
 	readonly log: Log;
-	/** Runs performed at once at most. Default: two for each processor, at least 4; commands mostly wait for something. */
+	/** Runs performed at once at most. Default: 16, or four for each processor: most commands wait for something, and one that hangs must not hold up the others. */
 	readonly limit?: number;
 }
 
@@ -84,7 +84,7 @@ export class Queue {
 		this.#outputs = outputs;
 		this.#runner = runner;
 		this.#log = log;
-		this.#limit = limit ?? Math.max(4, 2 * os.availableParallelism());
+		this.#limit = limit ?? Math.max(16, 4 * os.availableParallelism());
 		// Every follower may listen.
 		this.#events.setMaxListeners(0);
 		runner.report({
