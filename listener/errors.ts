@@ -170,3 +170,18 @@ export class Conflict extends WebhookError {
 	override readonly status = 409;
 	override readonly expose = true;
 }
+
+/** An operator's command got no answer from the listener: none listens there, it may not be asked, or it is something else. */
+export class ListenerUnreachable extends WebhookError {
+	readonly code = 'ERR_LISTENER_UNREACHABLE';
+}
+
+/** The listener answered an operator's command, and would not do it. */
+export class ListenerRefused extends WebhookError {
+	readonly code = 'ERR_LISTENER_REFUSED';
+}
+
+/** What an operator's command has to say cannot be written to its standard output: the disk behind it is full, for example. */
+export class OutputLost extends WebhookError {
+	readonly code = 'ERR_OUTPUT_LOST';
+}

@@ -13,6 +13,7 @@ import { parseDuration } from './config/schema.ts';
 import { ConfigError, WebhookError } from './errors.ts';
 import { createServer } from './http/app.ts';
 import { type LogSettings, openLog } from './log.ts';
+import { addOperatorCommands } from './operator.ts';
 import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
 import { Runner } from './runs/runner.ts';
@@ -166,6 +167,7 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 		.description('Maps HTTP requests to commands, as routes.yaml says: durable, logged, verified.')
 		.version(version)
 		.showHelpAfterError('(puppet-webhook --help tells what there is)')
+		.addHelpText('after', '\nExample:\n  $ puppet-webhook runs --help')
 		.exitOverride();
 	program
 		.command('serve', { isDefault: true })
@@ -179,13 +181,27 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 			// systemd kills a service 90 s after asking it to stop, unless told otherwise; we want to be done before.
 			60_000,
 		)
+		.addHelpText('after', '\nExample:\n  $ puppet-webhook serve --config /etc/puppet-webhook/routes.yaml')
 		.action((options: ServeOptions) => run(serve(options)));
 	program
 		.command('check')
 		.description('say whether routes.yaml would be taken: exit status 0, or 1 with every fault')
 		.option('-c, --config <file>', 'the file to check', defaultConfig())
 		.option('--json', 'print a JSON object instead of lines')
+		.addHelpText('after', '\nExample:\n  $ puppet-webhook check --config routes.yaml')
 		.action((options) => run(check(options)));
+	addOperatorCommands(program, {
+		stdout: process.stdout,
+		stderr: process.stderr,
+		colour: coloured(),
+		defaultConfig: defaultConfig(),
+		interrupt: () => {
+			const asked = new AbortController();
+			process.once('SIGINT', () => asked.abort());
+			return asked.signal;
+		},
+		done: run,
+	});
 	return program;
 }
 

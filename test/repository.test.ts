@@ -31,6 +31,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	'steps/step': [],
 	'runs/run': ['steps/step'],
 	// Parts that stand alone.
+	terminal: [],
 	logs: [],
 	log: ['logs', 'errors'],
 	stores: ['runs/run', 'errors'],
@@ -60,9 +61,11 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'routes/parameters', 'steps'],
 		...['runs', 'runs/run', 'triggers', 'config'],
 	],
+	// A client of what http answers, which it knows by the documents only.
+	operator: ['errors', 'runs/run', 'config', 'terminal'],
 	main: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
-		...['triggers', 'config', 'http'],
+		...['triggers', 'config', 'http', 'operator'],
 	],
 };
 
@@ -84,7 +87,10 @@ const reserved: readonly { what: string; used: (file: Source) => boolean; only: 
 			imports(/^(node:)?(fs|http|https|http2|tls|dgram|dns|sqlite|readline)(\/promises)?$|^got$/)(file) ||
 			contains(/\bfetch\(/)(file),
 		// auth fetches the keys that tokens are signed with.
-		only: ['auth/', 'config/', 'http/', 'logs/', 'main.ts', 'runs/', 'steps/', 'stores/', 'triggers/'],
+		only: [
+			...['auth/', 'config/', 'http/', 'logs/', 'main.ts', 'operator.ts', 'runs/', 'steps/', 'stores/'],
+			'triggers/',
+		],
 	},
 ];
 

@@ -39,6 +39,8 @@ export interface Config {
 export interface Compiled {
 	/** There exactly when there are no faults. */
 	readonly config: Config | undefined;
+	/** With faults: made of what the file says that is right. */
+	readonly listen: Listen;
 	readonly faults: readonly Fault[];
 	/** For each route's name a text that is the same as long as the route does the same. */
 	readonly digests: ReadonlyMap<string, string>;
@@ -102,7 +104,7 @@ class Compiler {
 
 		const files = [main, ...included].map(({ name }) => name);
 		if (this.#faults.length > 0) {
-			return { config: undefined, faults: ordered(this.#faults, files), digests: this.#digests };
+			return { config: undefined, listen, faults: ordered(this.#faults, files), digests: this.#digests };
 		}
 		const notes = [
 			...this.#sources.notes,
@@ -115,7 +117,7 @@ class Compiler {
 			routes: table,
 			notes,
 		};
-		return { config: Object.freeze(config), faults: [], digests: this.#digests };
+		return { config: Object.freeze(config), listen, faults: [], digests: this.#digests };
 	}
 
 	#fault(source: Source, key: Key, at: 'key' | 'value', message: string): void {
@@ -163,8 +165,6 @@ class Compiler {
 		return listen;
 	}
 
-	/** Tells what is wrong with templates here, once, instead of for every route that would inherit them. */
-	#defaults(written: SharedSpec): SharedSpec {
 	#log(written: z.output<typeof logSchema>): Partial<LogSettings> {
 		const { main } = this.#sources;
 		const { log, faults } = compileLog(written, path.dirname(main.path));
@@ -172,6 +172,8 @@ class Compiler {
 		return log;
 	}
 
+	/** Tells what is wrong with templates here, once, instead of for every route that would inherit them. */
+	#defaults(written: SharedSpec): SharedSpec {
 		const { main } = this.#sources;
 		const usable = (key: Key, text: string): boolean => {
 			const template = compileTemplate(text);

@@ -8,6 +8,7 @@ import { setTimeout } from 'node:timers/promises';
 import { ConfigError, faultLine } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { type Compiled, type Config, compile } from './compile.ts';
+import type { Listen } from './listen.ts';
 import { lookAt, readSources, type Sources, type Watched } from './sources.ts';
 
 export type { Config } from './compile.ts';
@@ -19,6 +20,22 @@ export type { Listen } from './listen.ts';
  */
 export async function loadConfig(file: string): Promise<Config> {
 	return configOf(compile(await readSources(file)));
+}
+
+/**
+ * Reads where a listener with this file listens, for who wants to call it. Faults elsewhere in the file do not matter (a
+ * listener that runs goes on with the one before), nor does a private key that the caller may not read.
+ * @throws ConfigError when the file does not say it
+ */
+export async function loadListen(file: string): Promise<Listen> {
+	const sources = await readSources(file);
+	const { listen, faults } = compile(sources);
+	const { yaml } = sources.main;
+	// Of a text that is broken further down, what stands above was read all the same.
+	const read = yaml?.faults.length === 0 || Object.hasOwn(yaml?.value ?? {}, 'listen');
+	const inTheWay = faults.filter(({ key }) => !read || /^listen(?!\.tls)/.test(key));
+	if (inTheWay.length > 0) throw new ConfigError(inTheWay);
+	return listen;
 }
 
 function configOf({ config, faults }: Compiled): Config {
