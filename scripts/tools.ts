@@ -30,6 +30,8 @@ const tools: readonly Tool[] = [
 	{ debian: 'rubocop', found: { program: 'rubocop' }, purpose: 'the check of Ruby’s style' },
 	{ debian: 'openssl', found: { program: 'openssl' }, purpose: 'tests with certificates' },
 	{ debian: 'curl', found: { program: 'curl' }, purpose: 'the commands that the documents show' },
+	{ debian: 'python3', found: { program: 'python3' }, purpose: 'tests with a syslog daemon of this host' },
+	{ debian: 'prometheus', found: { program: 'promtool' }, purpose: 'the check of metrics and alerts' },
 ];
 
 /** True where nothing may be skipped for want of a tool. */

@@ -5,8 +5,7 @@
  */
 
 import { spawn } from 'node:child_process';
-import { setTimeout as sleep } from 'node:timers/promises';
-import type { Way } from './place.ts';
+import { type Way, within } from './place.ts';
 
 /**
  * Signals that are meant for the listener reach its whole control group or terminal. logger is to outlive them, since the
@@ -15,6 +14,8 @@ import type { Way } from './place.ts';
 const script = 'trap "" TERM INT HUP; exec logger "$@"';
 /** Milliseconds for logger to hand over what it has, once its input has ended. */
 const farewell = 2_000;
+/** Milliseconds in which logger finds out that it cannot reach the daemon. It does so before it reads anything. */
+const trial = 100;
 
 /**
  * Starts logger. Takes lines that begin with their priority, `<30>` and so on.
@@ -52,6 +53,8 @@ export async function openLogger(socket: string | undefined, appName: string, mo
 	child.stderr.setEncoding('utf8').on('data', (text: string) => broken(text.trim().replaceAll(/\s+/g, ' ')));
 	child.stdin.on('error', () => {});
 	child.unref();
+	await within(trial, closed);
+	if (failure !== undefined) throw failure;
 	return {
 		async send(lines) {
 			await new Promise<void>((resolve, reject) => {
@@ -64,9 +67,7 @@ export async function openLogger(socket: string | undefined, appName: string, mo
 		},
 		async close() {
 			child.stdin.end();
-			const late = new AbortController();
-			await Promise.race([closed, sleep(farewell, undefined, late).catch(() => {})]);
-			late.abort();
+			await within(farewell, closed);
 			if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL');
 		},
 	};

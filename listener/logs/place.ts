@@ -89,8 +89,8 @@ export class Backlog implements Place {
 		this.#end = performance.now() + farewell;
 		this.#resting.abort();
 		// What hangs (a connection that is neither refused nor made) must not keep the listener from ending.
-		await Promise.race([this.#working, sleep(farewell, undefined, { ref: false })]);
-		await Promise.race([this.#way?.close(), sleep(farewell, undefined, { ref: false })]);
+		await within(farewell, this.#working);
+		await within(farewell, this.#way?.close());
 		return this.#lost + this.#lines.length;
 	}
 
@@ -144,6 +144,13 @@ export class Backlog implements Place {
 		const pause = Number.isFinite(left) ? hurry : this.#pause;
 		this.#pause = Math.min(this.#pause * 2, longestPause);
 		this.#resting = new AbortController();
-		await sleep(pause, undefined, { signal: this.#resting.signal, ref: false }).catch(() => {});
+		await sleep(pause, undefined, { signal: this.#resting.signal }).catch(() => {});
 	}
+}
+
+/** Resolves with the promise, or after so many milliseconds. */
+export async function within(ms: number, promise: Promise<unknown> | undefined): Promise<void> {
+	const done = new AbortController();
+	await Promise.race([promise, sleep(ms, undefined, done).catch(() => {})]);
+	done.abort();
 }
