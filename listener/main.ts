@@ -13,6 +13,7 @@ import { parseDuration } from './config/schema.ts';
 import { ConfigError, WebhookError } from './errors.ts';
 import { createServer } from './http/app.ts';
 import { type LogSettings, openLog } from './log.ts';
+import { Metrics } from './metrics.ts';
 import { addOperatorCommands } from './operator.ts';
 import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
@@ -60,6 +61,10 @@ function environmentForCommands(): Record<string, string> {
 	return kept;
 }
 
+function ownVersion(): string {
+	return JSON.parse(fs.readFileSync(path.join(home, 'package.json'), 'utf8')).version;
+}
+
 function defaultLog(): LogSettings {
 	return { level: 'info', format: process.stdout.isTTY ? 'text' : 'json', console: true };
 }
@@ -94,7 +99,8 @@ async function serve(options: ServeOptions): Promise<number> {
 	const outputs = new Outputs(options.state, store);
 	const runner = Runner.start({ environment, state: options.state, outputs: outputs.directory, log });
 	const queue = new Queue({ store, outputs, runner, log });
-	const server = createServer({ config, queue, outputs, log });
+	const metrics = new Metrics({ queue, config, version: ownVersion() });
+	const server = createServer({ config, queue, outputs, metrics, log });
 
 	const ended = new Promise<number>((resolve) => {
 		let stopping = 0;
@@ -162,10 +168,9 @@ function duration(text: string): number {
 }
 
 function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
-	const { version } = JSON.parse(fs.readFileSync(path.join(home, 'package.json'), 'utf8'));
 	const program = new Command('puppet-webhook')
 		.description('Maps HTTP requests to commands, as routes.yaml says: durable, logged, verified.')
-		.version(version)
+		.version(ownVersion())
 		.showHelpAfterError('(puppet-webhook --help tells what there is)')
 		.addHelpText('after', '\nExample:\n  $ puppet-webhook runs --help')
 		.exitOverride();

@@ -57,15 +57,27 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		'routes/template',
 		'steps',
 	],
+	metrics: ['runs', 'runs/run', 'config'],
 	http: [
-		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'routes/parameters', 'steps'],
+		...[
+			'errors',
+			'delivery',
+			'log',
+			'metrics',
+			'stores',
+			'auth',
+			'sources',
+			'routes',
+			'routes/parameters',
+			'steps',
+		],
 		...['runs', 'runs/run', 'triggers', 'config'],
 	],
 	// A client of what http answers, which it knows by the documents only.
 	operator: ['errors', 'runs/run', 'config', 'terminal'],
 	main: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
-		...['triggers', 'config', 'http', 'operator'],
+		...['triggers', 'config', 'metrics', 'http', 'operator'],
 	],
 };
 

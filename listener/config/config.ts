@@ -31,7 +31,7 @@ export async function loadListen(file: string): Promise<Listen> {
 	const sources = await readSources(file);
 	const { listen, faults } = compile(sources);
 	const { yaml } = sources.main;
-	// Of a text that is broken further down, what stands above was read all the same.
+	// A text that is no YAML says nothing; of one with a lesser fault, such as a key that is there twice, the rest was read.
 	const read = yaml?.faults.length === 0 || Object.hasOwn(yaml?.value ?? {}, 'listen');
 	const inTheWay = faults.filter(({ key }) => !read || /^listen(?!\.tls)/.test(key));
 	if (inTheWay.length > 0) throw new ConfigError(inTheWay);
@@ -71,8 +71,8 @@ interface Loaded {
 	readonly digests: ReadonlyMap<string, string>;
 }
 
-/** The configuration in use. Emits `changed` after each one taken up later than the first. */
-export class LiveConfig extends EventEmitter<{ changed: [Change] }> {
+/** The configuration in use. Emits `changed` after each one taken up later than the first, and `refused` for each that is not. */
+export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }> {
 	readonly #file: string;
 	readonly #log: Log;
 	#loaded: Loaded | undefined;
@@ -177,6 +177,7 @@ export class LiveConfig extends EventEmitter<{ changed: [Change] }> {
 				faults: compiled.faults.length,
 			});
 			for (const fault of compiled.faults) this.#log.error(faultLine(fault));
+			this.emit('refused');
 			throw new ConfigError(compiled.faults);
 		}
 		const before = this.#loaded;

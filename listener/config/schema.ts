@@ -352,14 +352,9 @@ const logFile = z
 			Number.MAX_SAFE_INTEGER,
 			'must be at least 64 KiB, or files would change all the time',
 		).optional(),
-		keep: z
-			.int()
-			.min(1)
-			.max(1000)
-			.optional()
-			.meta({
-				description: 'How many files there are at most, the one that is written included. Default: 5.',
-			}),
+		keep: z.int().min(1).max(1000).optional().meta({
+			description: 'How many files there are at most, the one that is written included. Default: 5.',
+		}),
 		format: z
 			.enum(logFormats)
 			.optional()

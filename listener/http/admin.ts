@@ -1,4 +1,4 @@
-/** The listener's own endpoints, below `/-/`: whether it is well, what its routes are, which runs there are, what they said. */
+/** The listener's own endpoints, below `/-/` and `/metrics`: whether it is well, what its routes are, which runs there are, what they said. */
 
 import { Router } from '@koa/router';
 import type Koa from 'koa';
@@ -6,12 +6,13 @@ import type { Context, Next } from 'koa';
 import { checkLocal } from '../auth/local.ts';
 import type { LiveConfig } from '../config/config.ts';
 import { BadParameters, ConfigError, MethodNotAllowed, NotFound, ShuttingDown } from '../errors.ts';
+import type { Metrics } from '../metrics.ts';
 import type { Route } from '../routes/route.ts';
 import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, type Run, type RunState, runStates } from '../runs/run.ts';
 import type { RunFilter } from '../stores/store.ts';
-import { answerEmpty, answerJson, answerProblem, preferredForm, runJson } from './answers.ts';
+import { answer, answerEmpty, answerJson, answerProblem, preferredForm, runJson } from './answers.ts';
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asText, bytesOf, plainTextType, sendEvents, sendStream } from './streams.ts';
@@ -23,21 +24,25 @@ const largestPage = 200;
 
 /** True for paths that are ours; every other one is the user's. */
 export function isOwnPath(path: string): boolean {
-	return path.startsWith('/-/') || path === '/-';
+	return path.startsWith('/-/') || path === '/-' || path === '/metrics';
 }
 
 export interface AdminParts {
 	readonly config: LiveConfig;
 	readonly queue: Queue;
 	readonly outputs: Outputs;
+	readonly metrics: Metrics;
 	/** Aborted when the listener is about to stop: who still follows is let go. */
 	readonly stopping: AbortSignal;
 	/** True once no more deliveries are taken. */
 	isDraining(): boolean;
 }
 
-/** Lets the application answer requests below `/-/`, which are all that may get this far. */
-export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isDraining }: AdminParts): void {
+/** Lets the application answer requests to the listener's own paths, which are all that may get this far. */
+export function serveEndpoints(
+	app: Koa,
+	{ config, queue, outputs, metrics, stopping, isDraining }: AdminParts,
+): void {
 	const router = new Router();
 
 	router.get('/-/healthy', (ctx) => answerJson(ctx, 200, { status: 'healthy' }));
@@ -57,6 +62,8 @@ export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isD
 			answerProblem(ctx, { status: 422, code, message, extension: { faults } });
 		}
 	});
+
+	router.get('/metrics', async (ctx) => answer(ctx, 200, metrics.contentType, await metrics.text()));
 
 	router.get('/-/routes', (ctx) =>
 		answerJson(ctx, 200, { routes: config.current.routes.routes.map(routeJson) }),
@@ -106,7 +113,7 @@ export function serveEndpoints(app: Koa, { config, queue, outputs, stopping, isD
 
 function onlyLocal(ctx: Context, next: Next): Promise<void> {
 	const caller = { headers: ctx.req.headers, client: clientOf(ctx.req) };
-	checkLocal(caller, 'the endpoints under /-/ answer programs of this host only');
+	checkLocal(caller, '/metrics and the endpoints under /-/ answer programs of this host only');
 	return next();
 }
 

@@ -4,6 +4,7 @@ import Koa, { type Context } from 'koa';
 import type { LiveConfig } from '../config/config.ts';
 import { RequestTimeout, WebhookError } from '../errors.ts';
 import type { Log } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
 import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { idMaker } from '../runs/run.ts';
@@ -17,6 +18,7 @@ export interface ServerParts {
 	readonly config: LiveConfig;
 	readonly queue: Queue;
 	readonly outputs: Outputs;
+	readonly metrics: Metrics;
 	readonly log: Log;
 }
 
@@ -39,7 +41,7 @@ const grace = 500;
 const farewell = 3000;
 
 /** Puts the HTTP side together; nothing is open before `listen`. */
-export function createServer({ config, queue, outputs, log }: ServerParts): Server {
+export function createServer({ config, queue, outputs, metrics, log }: ServerParts): Server {
 	const stopping = new AbortController();
 	const newId = idMaker();
 	let draining = false;
@@ -57,10 +59,12 @@ export function createServer({ config, queue, outputs, log }: ServerParts): Serv
 		if (draining) ctx.set('Connection', 'close');
 		// The rest of a body that was refused is thrown away, so that its sender gets to reading the answer.
 		if (!ctx.req.complete) ctx.req.resume();
-		if (own) logEndpoint(ctx, entry, log);
-		else logDelivery(ctx, entry, log);
+		if (own) return logEndpoint(ctx, entry, log);
+		logDelivery(ctx, entry, log);
+		metrics.delivery(entry.route, entry.outcome ?? 'refused', statusOf(ctx));
 	});
-	serveEndpoints(app, { config, queue, outputs, stopping: stopping.signal, isDraining: () => draining });
+	const isDraining = () => draining;
+	serveEndpoints(app, { config, queue, outputs, metrics, stopping: stopping.signal, isDraining });
 	// What goes wrong once an answer has begun: its reader went away, mostly.
 	app.on('error', (error: Error) => log.debug('an answer was cut off', { error: error.message }));
 

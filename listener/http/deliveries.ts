@@ -5,6 +5,7 @@ import { type VerifiedDelivery, verify } from '../auth/auth.ts';
 import type { LiveConfig } from '../config/config.ts';
 import type { Delivery, Event } from '../delivery.ts';
 import { Busy, NotFound } from '../errors.ts';
+import type { DeliveryOutcome } from '../metrics.ts';
 import { type Parameters, resolveParameters } from '../routes/parameters.ts';
 import type { Route } from '../routes/route.ts';
 import type { Outputs } from '../runs/output.ts';
@@ -26,7 +27,7 @@ import { clientOf } from './listening.ts';
 import { asTextWithEnd, lastText, plainTextType, sendEvents, sendStream } from './streams.ts';
 import { endOfWaiting, waitOf } from './waiting.ts';
 
-/** A request on its way through; what is found out about it ends up in the log. */
+/** A request on its way through; what is found out about it ends up in the log and the metrics. */
 export interface Entry {
 	/** The delivery's id. */
 	readonly id: string;
@@ -38,6 +39,8 @@ export interface Entry {
 	readonly query: string;
 	route?: string;
 	runs?: readonly string[];
+	/** There once it is known not to be refused. */
+	outcome?: DeliveryOutcome;
 	/** Why it was refused, in words that hold nothing of the request. */
 	reason?: string;
 }
@@ -74,7 +77,10 @@ export class Deliveries {
 		const body = await this.#bodies.read(ctx, { size: listen.max_body, time: listen.body_timeout });
 		const verified = verify(deliveryOf(ctx, entry, query, body), route.auth);
 		// An EventSource takes 204 as the word to stop.
-		if (runsNothing(ctx)) return answerEmpty(ctx, ctx.method === 'HEAD' ? 200 : 204);
+		if (runsNothing(ctx)) {
+			entry.outcome = 'ignored';
+			return answerEmpty(ctx, ctx.method === 'HEAD' ? 200 : 204);
+		}
 
 		const wait = waitOf(ctx, query, route);
 		const parsed = await body.parsed(route.stdin === 'body');
@@ -83,6 +89,7 @@ export class Deliveries {
 		const offer = this.#newRun(verified, call, route, parameters, stdin);
 
 		const [acceptance] = await this.#queue.accept([offer]);
+		entry.outcome = acceptance?.kind ?? 'busy';
 		if (acceptance === undefined || acceptance.kind === 'busy') return answerBusy(ctx, route, offer);
 		const { run } = acceptance;
 		entry.runs = [run.id];

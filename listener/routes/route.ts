@@ -258,6 +258,7 @@ function parsePath(written: string): Path | string {
 	}
 	if (segments[0] === '-')
 		return `${shown} is below /-/, where the listener's own endpoints are; choose another path`;
+	if (text === 'metrics') return `${shown} is where the listener's own metrics are; choose another path`;
 	const names = segments.filter((segment) => segment.startsWith(':')).map((segment) => segment.slice(1));
 	for (const name of names) {
 		const refusal = refusedName(name);
