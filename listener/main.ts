@@ -15,6 +15,8 @@ import { createServer } from './http/app.ts';
 import { type LogSettings, openLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { addOperatorCommands } from './operator.ts';
+import { usualKeep } from './routes/route.ts';
+import { History } from './runs/history.ts';
 import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
 import { Runner } from './runs/runner.ts';
@@ -101,6 +103,9 @@ async function serve(options: ServeOptions): Promise<number> {
 	const queue = new Queue({ store, outputs, runner, log });
 	const metrics = new Metrics({ queue, config, version: ownVersion() });
 	const server = createServer({ config, queue, outputs, metrics, log });
+	const keep = (route: string) => config.current.routes.named(route)?.keep ?? usualKeep;
+	const history = new History({ store, outputs, queue, log, keep });
+	config.on('changed', () => history.lookAtAll());
 
 	const ended = new Promise<number>((resolve) => {
 		let stopping = 0;
@@ -135,11 +140,13 @@ async function serve(options: ServeOptions): Promise<number> {
 		await queue.start();
 		for (const { address, url } of await server.listen()) log.info('listening', { address, url });
 		config.watch();
+		history.start();
 		return await ended;
 	} finally {
 		config.close();
 		await server.close();
 		await queue.stop();
+		await history.stop();
 		await store.close();
 		await log.close();
 	}

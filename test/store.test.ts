@@ -430,6 +430,47 @@ for (const [engine, open] of Object.entries(engines)) {
 		},
 	);
 
+	test(`${engine}: prunes ended runs of a route beyond a number or an age, the oldest first and a few at a time`, async () => {
+		let time = 1_000_000;
+		const dir = directory();
+		let store = open(dir, () => time);
+		const ended: string[] = [];
+		for (let i = 0; i < 10; i++) {
+			const { id } = await acceptOne(store, { stdin: Buffer.from('in') });
+			await acceptOne(store, { route: 'other', group: 'other' });
+			time += 1000;
+			if (i % 4 === 3) await store.cancelQueued(id, cancelled);
+			else {
+				await store.claim(9);
+				await settle(store, id, 1, i % 2 === 0 ? success : failure, { size: 3, short: Buffer.from('out') });
+			}
+			ended.push(id);
+		}
+		const running = await acceptOne(store);
+		await store.claim(1);
+		const queued = await acceptOne(store);
+		const left = async () => ids(await store.list({ route: 'deploy', limit: 50 })).reverse();
+		const young = { endedBefore: 0 };
+
+		assert.deepEqual(await store.routesAfter('', 9), ['deploy']);
+		assert.deepEqual(await store.prune('deploy', { runs: 10, ...young }, 9), []);
+		assert.deepEqual(await store.prune('deploy', { runs: 6, ...young }, 3), ended.slice(0, 3));
+		assert.deepEqual(await store.prune('deploy', { runs: 6, ...young }, 3), ended.slice(3, 4));
+		assert.deepEqual(await left(), [...ended.slice(4), running.id, queued.id]);
+		assert.equal(await store.shortOutput(ended[0]!), undefined);
+		await store.close();
+
+		store = open(dir, () => time);
+		const endedBefore = 1_000_000 + 8000;
+		assert.deepEqual(await store.prune('deploy', { runs: 100, endedBefore }, 9), ended.slice(4, 7));
+		assert.deepEqual(await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9), ended.slice(7));
+		assert.deepEqual(await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9), []);
+		assert.deepEqual(await left(), [running.id, queued.id], 'what has not ended stays');
+		assert.deepEqual(await store.routesAfter('', 9), []);
+		assert.equal((await store.list({ route: 'other', limit: 50 })).length, 10);
+		await store.close();
+	});
+
 	test(`${engine}: closing writes out what waits, may be repeated, and ends everything`, async () => {
 		const dir = directory();
 		const store = open(dir);
@@ -594,7 +635,7 @@ test('sqlite: a second listener on one state directory is refused, with the firs
 	await SqliteStore.open(dir).close();
 });
 
-test('sqlite: refuses a file of a newer version, a damaged one, and a directory it cannot write', async () => {
+test('sqlite: refuses a file of another version, a damaged one, and a directory it cannot write', async () => {
 	const newer = temporaryDirectory();
 	await SqliteStore.open(newer).close();
 	const { DatabaseSync } = await import('node:sqlite');
@@ -602,6 +643,16 @@ test('sqlite: refuses a file of a newer version, a damaged one, and a directory 
 	db.exec('PRAGMA user_version = 99');
 	db.close();
 	assert.throws(() => SqliteStore.open(newer), { name: 'StateError', message: /newer version.*layout 99/ });
+
+	const older = temporaryDirectory();
+	await SqliteStore.open(older).close();
+	const olderDb = new DatabaseSync(path.join(older, 'runs.db'));
+	olderDb.exec('PRAGMA user_version = 1');
+	olderDb.close();
+	assert.throws(() => SqliteStore.open(older), {
+		name: 'StateError',
+		message: /layout 1.*move the directory/,
+	});
 
 	const damaged = temporaryDirectory();
 	fs.writeFileSync(path.join(damaged, 'runs.db'), 'this is no database, whatever its name says'.repeat(100));

@@ -31,11 +31,14 @@ const durationPattern = /^(\d+(?:\.\d+)?) ?(ms|s|m|h|d)$/;
 /** Timers count milliseconds in 31 bits; a longer one would fire at once. */
 const longestDuration = 24 * day;
 
-/** Milliseconds of a text such as `500ms`, `30s`, `1.5h`, `7d`; undefined when it is none, is 0, or exceeds 24 days. */
-export function parseDuration(text: string): number | undefined {
+/** Ten years: whoever means for ever can say so. */
+const longestKeep = 3650 * day;
+
+/** Milliseconds of a text such as `500ms`, `30s`, `1.5h`, `7d`; undefined when it is none, is 0, or exceeds 24 days (or `most`). */
+export function parseDuration(text: string, most = longestDuration): number | undefined {
 	const [, amount, unit] = durationPattern.exec(text) ?? [];
 	const ms = Math.round(Number(amount) * (durationUnits[unit ?? ''] ?? Number.NaN));
-	return ms >= 1 && ms <= longestDuration ? ms : undefined;
+	return ms >= 1 && ms <= most ? ms : undefined;
 }
 
 const sizeUnits: Readonly<Record<string, number>> = {
@@ -62,7 +65,7 @@ export function parseSize(written: string | number): number | undefined {
 
 const durationSentence = 'must be a duration: a number and ms, s, m, h or d, such as "30s"';
 
-function duration(description: string) {
+function duration(description: string, most = longestDuration) {
 	return z
 		.string({
 			error: ({ input }) =>
@@ -72,9 +75,13 @@ function duration(description: string) {
 		})
 		.regex(durationPattern, { error: durationSentence })
 		.transform((text, context) => {
-			const ms = parseDuration(text);
+			const ms = parseDuration(text, most);
 			if (ms !== undefined) return ms;
-			context.issues.push({ code: 'custom', input: text, message: 'must be more than 0 and at most 24d' });
+			context.issues.push({
+				code: 'custom',
+				input: text,
+				message: `must be more than 0 and at most ${most / day}d`,
+			});
 			return z.NEVER;
 		})
 		.meta({ description });
@@ -144,6 +151,26 @@ const whenBusy = z.enum(['queue', 'coalesce', 'reject', 'parallel']).meta({
 });
 const limit = z.int().min(1).meta({ description: 'How many runs of the group may run at once. Default: 1.' });
 
+const keptRuns = z
+	.int()
+	.min(1)
+	.meta({ description: 'How many runs of the route that have ended are kept, the newest. Default: 1000.' });
+const keep = z
+	.union(
+		[
+			keptRuns.transform((runs) => ({ runs })),
+			z.strictObject({
+				runs: keptRuns.optional(),
+				age: duration('How long a run is kept after it has ended. Default: 30d.', longestKeep).optional(),
+			}),
+		],
+		{ error: 'must be a number of runs, or a map with "runs" and "age", such as { runs: 100, age: 7d }' },
+	)
+	.meta({
+		description:
+			'How long runs that have ended are kept, with their output: a number of runs, or runs and age. Default: 1000 and 30d.',
+	});
+
 /** Keys that a route and `defaults` have in common. */
 const shared = {
 	method: method.optional(),
@@ -165,6 +192,7 @@ const shared = {
 		Number.MAX_SAFE_INTEGER,
 		'must be at least 1 KiB, for the beginning and the end to say something',
 	).optional(),
+	keep: keep.optional(),
 	wait: z
 		.union([z.boolean(), duration('Answer when the run has ended if it does within this time.')], {
 			error: 'must be true, false or a duration such as "30s"',

@@ -4,7 +4,7 @@
  */
 
 import type { RouteLogLevel } from '../log.ts';
-import type { Plan, WhenBusy } from '../runs/run.ts';
+import type { Keep, Plan, WhenBusy } from '../runs/run.ts';
 import { compileCommand } from '../steps/command.ts';
 import {
 	compileRule,
@@ -62,7 +62,11 @@ export interface Route {
 	readonly whenBusy: WhenBusy;
 	/** The least important lines about it that are logged; undefined: as for everything else. */
 	readonly log: RouteLogLevel | undefined;
+	readonly keep: Keep;
 }
+
+/** For routes that say nothing, and for runs of routes that there are no more: a month of history that lists at once. */
+export const usualKeep: Keep = Object.freeze({ runs: 1000, age: 30 * 86_400_000 });
 
 /** What both a route and `defaults` may say; times in milliseconds, sizes in bytes. */
 export interface SharedSpec {
@@ -76,6 +80,7 @@ export interface SharedSpec {
 	readonly max_output?: number | undefined;
 	readonly wait?: boolean | number | undefined;
 	readonly log?: RouteLogLevel | undefined;
+	readonly keep?: { readonly runs?: number | undefined; readonly age?: number | undefined } | undefined;
 	readonly concurrency?:
 		| { readonly limit?: number | undefined; readonly when_busy?: WhenBusy | undefined }
 		| undefined;
@@ -158,6 +163,10 @@ export function compileRoute(
 		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
 		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
 		whenBusy: spec.concurrency?.when_busy ?? defaults.concurrency?.when_busy ?? 'queue',
+		keep: Object.freeze({
+			runs: spec.keep?.runs ?? defaults.keep?.runs ?? usualKeep.runs,
+			age: spec.keep?.age ?? defaults.keep?.age ?? usualKeep.age,
+		}),
 		log: spec.log ?? defaults.log,
 	};
 	return { route: Object.freeze(route), faults };

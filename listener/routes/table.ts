@@ -51,12 +51,14 @@ export class RouteTable {
 	/** Of routes that say so themselves, by name. */
 	readonly logLevels: ReadonlyMap<string, RouteLogLevel>;
 	readonly #root = new Place();
+	readonly #byName: ReadonlyMap<string, Route>;
 
 	constructor(routes: readonly Route[]) {
 		this.routes = Object.freeze([...routes]);
 		this.logLevels = new Map(
 			routes.flatMap(({ name, log }) => (log === undefined ? [] : [[name, log] as const])),
 		);
+		this.#byName = new Map(routes.map((route) => [route.name, route]));
 		const clashes = new Map<Route, Map<Route, Method[]>>();
 		for (const route of routes) {
 			let place = this.#root;
@@ -90,6 +92,10 @@ export class RouteTable {
 		if (found.length === 0) throw new NotFound(`there is no route ${shown}`);
 		const allowed = allowedAt(found);
 		throw new MethodNotAllowed(`${shown} takes ${allowed.join(', ')} and not ${method}`, allowed);
+	}
+
+	named(name: string): Route | undefined {
+		return this.#byName.get(name);
 	}
 
 	/** What `Allow` says for a path: its routes' methods, HEAD beside GET, and OPTIONS; empty when no route is there. */

@@ -16,7 +16,7 @@ import { StringDecoder } from 'node:string_decoder';
 import { promisify } from 'node:util';
 import type { Log } from '../log.ts';
 import type { KeptOutput, Store } from '../stores/store.ts';
-import { hasEnded, type Run } from './run.ts';
+import { hasEnded, type Run, runId } from './run.ts';
 
 /** Bytes that go into the store rather than a file. More would make its pages slow to read. */
 const mostShort = 16 * 1024;
@@ -222,6 +222,24 @@ export class Outputs {
 	ended(id: string): void {
 		this.#growing.delete(id);
 		this.#changed(id);
+	}
+
+	/** Removes the files of runs that the store has removed. What is left of them by a crash goes at the next `sweep`. */
+	async remove(ids: readonly string[]): Promise<void> {
+		for (const id of ids) await fs.promises.rm(path.join(this.directory, id), { force: true });
+	}
+
+	/** Removes files of runs that the store does not have, until `signal` aborts. Gives how many. */
+	async sweep(signal: AbortSignal): Promise<number> {
+		let removed = 0;
+		for await (const { name } of await fs.promises.opendir(this.directory)) {
+			if (signal.aborted) break;
+			// A run is in the store before it has a file.
+			if (!runId.test(name) || (await this.#store.get(name)) !== undefined) continue;
+			await this.remove([name]);
+			removed++;
+		}
+		return removed;
 	}
 
 	/** What is there now, from an offset on. */

@@ -36,6 +36,14 @@ export function hasEnded(state: RunState): boolean {
 /** How runs of one group share it: see surface words `queue`, `coalesce`, `reject`, `parallel` in docs/runs.md. */
 export type WhenBusy = 'queue' | 'coalesce' | 'reject' | 'parallel';
 
+/** How long runs that have ended are kept: those that are neither among the newest nor young go, and their output with them. */
+export interface Keep {
+	/** The newest so many runs of a route stay, unless they are too old; at least 1. */
+	readonly runs: number;
+	/** Milliseconds from a run's end. */
+	readonly age: number;
+}
+
 /** What a run will do, decided at acceptance and kept with it. Plain data: it is stored as JSON. */
 export interface Plan {
 	readonly steps: readonly PlannedStep[];
@@ -105,6 +113,9 @@ export interface ClaimedRun extends Run {
 
 // Crockford's alphabet without i, l, o and u: no two that look alike, and in the order of their codes, so that ids sort.
 const digits = '0123456789abcdefghjkmnpqrstvwxyz';
+
+/** What an id looks like. */
+export const runId = new RegExp(`^[${digits}]{26}$`);
 
 /**
  * Gives a maker of ids for runs and deliveries: 26 letters and digits, 48 bits of time and 80 random ones. Ids of one maker

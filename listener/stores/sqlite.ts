@@ -16,19 +16,21 @@ import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlit
 import { promisify } from 'node:util';
 import { StateError, StoreUnavailable } from '../errors.ts';
 import type { ClaimedRun, NewRun, Outcome, Run, RunReason, RunState, WhenBusy } from '../runs/run.ts';
-import type { Acceptance, KeptOutput, RunFilter, Store } from './store.ts';
+import type { Acceptance, Kept, KeptOutput, RunFilter, Store } from './store.ts';
 
 /** The file's layout; a listener refuses a newer one instead of guessing. */
-const schemaVersion = 1;
+const schemaVersion = 2;
 
 /** States as stored. Ends come last: the partial indexes below tell open runs from ended ones by this order. */
 const code = { waiting: 0, ready: 1, running: 2, succeeded: 3, failed: 4, cancelled: 5 } as const;
 const stateNames: readonly RunState[] = ['queued', 'queued', 'running', 'succeeded', 'failed', 'cancelled'];
 const allCodes = Object.values(code);
+const endedCodes = allCodes.filter((each) => each >= code.succeeded);
 
 /**
  * Standard input and short output have tables of their own, so that a change of state does not rewrite megabytes and a page of
- * the history reads small rows. Indexes over ended runs are touched once in a run's life.
+ * the history reads small rows. Indexes over ended runs are touched once in a run's life. `history` says how many runs of a
+ * route have ended, since counting a million takes too long.
  */
 const schema = `
 	CREATE TABLE runs (
@@ -61,6 +63,7 @@ const schema = `
 	CREATE INDEX runs_ended_by_route ON runs (route, state, seq) WHERE state >= ${code.succeeded};
 	CREATE TABLE inputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
 	CREATE TABLE outputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+	CREATE TABLE history (route TEXT PRIMARY KEY, runs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 	PRAGMA user_version = ${schemaVersion};
 `;
 
@@ -132,6 +135,9 @@ export class SqliteStore implements Store {
 	/** Groups as they were before the present transaction touched them. */
 	readonly #before = new Map<string, Group>();
 
+	/** By how many the present transaction changes the number of ended runs, by route. */
+	readonly #endings = new Map<string, number>();
+
 	/** What the present transaction has accepted: claimed at once, as runs mostly are, it need not be read back. */
 	readonly #fresh = new Map<number, NewRun>();
 
@@ -175,6 +181,11 @@ export class SqliteStore implements Store {
 			throw new StateError(
 				`${file} was written by a newer version of puppet-webhook (layout ${version}, this one knows ${schemaVersion}); ` +
 					'install that version again, or give another --state directory',
+			);
+		if (version > 0 && version < schemaVersion)
+			throw new StateError(
+				`${file} was written by a version from before the first release (layout ${version}), which cannot be taken over; ` +
+					'move the directory away, or give another --state directory',
 			);
 		if (version === 0) db.exec(schema);
 		// A write, so that the lock is taken and the log exists even when there was nothing to lay out.
@@ -234,6 +245,7 @@ export class SqliteStore implements Store {
 			this.#sql.settle.run(...ending(outcome, endedAt), output.size, run.seq);
 			if (output.short !== null && output.short.length > 0) this.#sql.putOutput.run(run.seq, output.short);
 			this.#counts.running--;
+			this.#addEnded(run.route, 1);
 			const group = this.#group(run.group);
 			group.taken--;
 			this.#admit(run.group, group);
@@ -258,6 +270,7 @@ export class SqliteStore implements Store {
 			if (row === undefined || row.state > code.ready) return false;
 			this.#sql.settle.run(...ending(outcome, Math.max(this.#now(), row.started_at ?? 0)), 0, row.seq);
 			this.#counts.queued--;
+			this.#addEnded(row.route, 1);
 			const group = this.#group(row.grp);
 			group[row.state === code.waiting ? 'waiting' : 'taken']--;
 			this.#admit(row.grp, group);
@@ -308,6 +321,25 @@ export class SqliteStore implements Store {
 
 	async counts(): Promise<{ readonly queued: number; readonly running: number }> {
 		return { ...this.#counts };
+	}
+
+	async routesAfter(name: string, limit: number): Promise<readonly string[]> {
+		return this.#read(() => this.#sql.routesAfter.all(name, limit).map(({ route }) => route as string));
+	}
+
+	async prune(route: string, kept: Kept, limit: number): Promise<readonly string[]> {
+		// Mostly there is nothing to do, and no reason for a transaction.
+		if (this.#read(() => this.#surplus(route, kept, 1)).length === 0) return [];
+		return this.#change(() => {
+			const gone = this.#surplus(route, kept, limit);
+			for (const { seq } of gone) {
+				this.#sql.dropRun.run(seq);
+				this.#sql.dropInput.run(seq);
+				this.#sql.dropOutput.run(seq);
+			}
+			this.#addEnded(route, -gone.length);
+			return gone.map(({ id }) => id);
+		});
 	}
 
 	async close(): Promise<void> {
@@ -376,6 +408,26 @@ export class SqliteStore implements Store {
 		if (run.stdin === null) this.#sql.dropInput.run(seq);
 		else this.#sql.putInput.run(seq, run.stdin);
 		return toRun(row as unknown as Row);
+	}
+
+	#addEnded(route: string, runs: number): void {
+		this.#endings.set(route, (this.#endings.get(route) ?? 0) + runs);
+	}
+
+	/** Up to `limit` ended runs of a route that are not to be kept, the oldest first. */
+	#surplus(route: string, { runs, endedBefore }: Kept, limit: number): { seq: number; id: string }[] {
+		const row = this.#sql.endedRuns.get(route) as unknown as { runs: number } | undefined;
+		const over = (row?.runs ?? 0) + (this.#endings.get(route) ?? 0) - runs;
+		const oldest = endedCodes.flatMap(
+			(state) =>
+				this.#sql.oldestOfRoute[state]!.all(route, limit) as unknown as {
+					seq: number;
+					id: string;
+					ended_at: number;
+				}[],
+		);
+		oldest.sort((a, b) => a.seq - b.seq);
+		return oldest.filter((run, i) => i < over || run.ended_at < endedBefore).slice(0, limit);
 	}
 
 	/** Gives free places of a group to those who wait, oldest first. */
@@ -448,9 +500,11 @@ export class SqliteStore implements Store {
 		try {
 			this.#db.exec('BEGIN IMMEDIATE');
 			const done = changes.map((change) => ({ change, value: change.apply() }));
+			for (const [route, runs] of this.#endings) this.#sql.addEnded.run(route, runs);
 			this.#db.exec('COMMIT');
 			this.#before.clear();
 			this.#fresh.clear();
+			this.#endings.clear();
 			return done;
 		} catch (error) {
 			// SQLite has rolled back by itself when the disk was full.
@@ -461,6 +515,7 @@ export class SqliteStore implements Store {
 			}
 			this.#before.clear();
 			this.#fresh.clear();
+			this.#endings.clear();
 			this.#counts = counts;
 			this.#nextSeq = nextSeq;
 			const unavailable = unavailableError(error);
@@ -537,11 +592,22 @@ function prepare(db: DatabaseSync) {
 			(state, range) =>
 				`SELECT seq FROM runs WHERE ${range} AND route = ? AND state = ${state} AND seq < ? ORDER BY seq DESC LIMIT ?`,
 		),
+		oldestOfRoute: forEachState(
+			(state, range) =>
+				`SELECT seq, id, ended_at FROM runs WHERE ${range} AND route = ? AND state = ${state} ORDER BY seq LIMIT ?`,
+		),
+		endedRuns: db.prepare('SELECT runs FROM history WHERE route = ?'),
+		addEnded: db.prepare(
+			'INSERT INTO history (route, runs) VALUES (?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs',
+		),
+		routesAfter: db.prepare('SELECT route FROM history WHERE route > ? AND runs > 0 ORDER BY route LIMIT ?'),
+		dropRun: db.prepare('DELETE FROM runs WHERE seq = ?'),
 		input: db.prepare('SELECT bytes FROM inputs WHERE seq = ?'),
 		putInput: db.prepare('INSERT OR REPLACE INTO inputs (seq, bytes) VALUES (?, ?)'),
 		dropInput: db.prepare('DELETE FROM inputs WHERE seq = ?'),
 		output: db.prepare('SELECT bytes FROM outputs WHERE seq = ?'),
 		putOutput: db.prepare('INSERT OR REPLACE INTO outputs (seq, bytes) VALUES (?, ?)'),
+		dropOutput: db.prepare('DELETE FROM outputs WHERE seq = ?'),
 		logSize: db.prepare('PRAGMA wal_checkpoint(NOOP)'),
 	};
 }

@@ -50,8 +50,23 @@ export interface Store {
 	shortOutput(id: string): Promise<Buffer | null | undefined>;
 	/** Runs queued and running now. */
 	counts(): Promise<{ readonly queued: number; readonly running: number }>;
+	/** Names of routes that have ended runs, in the order of their letters: up to `limit` of those after a name. */
+	routesAfter(name: string, limit: number): Promise<readonly string[]>;
+	/**
+	 * Removes up to `limit` ended runs of a route, the oldest first: those beyond the newest `runs`, and those that ended before
+	 * `endedBefore` (milliseconds since 1970). A run that ended early may stay as long as some that were accepted before it.
+	 * @returns their ids; fewer than `limit` when no more are to go
+	 * @throws StoreUnavailable
+	 */
+	prune(route: string, kept: Kept, limit: number): Promise<readonly string[]>;
 	/** Writes out what is waiting and closes; anything asked for later throws StoreUnavailable. Safe to call twice. */
 	close(): Promise<void>;
+}
+
+/** Which ended runs of a route stay. */
+export interface Kept {
+	readonly runs: number;
+	readonly endedBefore: number;
 }
 
 /** Output as settled: `short` is the whole of it when it stayed small, else null and it is in the run's file. */
