@@ -11,7 +11,7 @@ import https from 'node:https';
 import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import got, { type Got, RequestError } from 'got';
+import type { Got, RequestError } from 'got';
 import { type Listen, loadListen } from './config/config.ts';
 import { ConfigError, ListenerRefused, ListenerUnreachable, OutputLost } from './errors.ts';
 import { hasEnded, type RunState, runStates } from './runs/run.ts';
@@ -112,9 +112,9 @@ export function addOperatorCommands(program: Command, surroundings: Surroundings
 			.addHelpText('after', `\nExample:\n${examples}`);
 	const act = (options: PlaceOptions, command: (operator: Operator) => Promise<number>) =>
 		surroundings.done(
-			placeOf(options, surroundings.defaultConfig).then((place) =>
-				command(new Operator(place, options.json === true, surroundings)),
-			),
+			placeOf(options, surroundings.defaultConfig)
+				.then((place) => Client.open(place))
+				.then((client) => command(new Operator(client, options.json === true, surroundings))),
 		);
 	const json = ['--json', "print the listener's answer, one JSON object"] as const;
 	const theRun = 'its id, a beginning of the id that no other has, or "last"';
@@ -284,9 +284,11 @@ interface OutputWanted {
 class Client {
 	readonly #place: Place;
 	readonly #got: Got;
+	readonly #requestError: typeof RequestError;
 
-	constructor(place: Place) {
+	private constructor(place: Place, got: Got, requestError: typeof RequestError) {
 		this.#place = place;
+		this.#requestError = requestError;
 		this.#got = got.extend({
 			agent: agentFor(place),
 			// The listener may only be late, and what was asked for must not happen twice.
@@ -295,6 +297,12 @@ class Client {
 			followRedirect: false,
 			timeout: timeouts,
 		});
+	}
+
+	static async open(place: Place): Promise<Client> {
+		// Loading it takes some 40 ms, by which `serve` would start later for nothing.
+		const { default: got, RequestError } = await import('got');
+		return new Client(place, got, RequestError);
 	}
 
 	/** @throws ListenerUnreachable ListenerRefused */
@@ -359,7 +367,7 @@ class Client {
 	}
 
 	#unreachable(error: unknown): never {
-		if (!(error instanceof RequestError)) throw error;
+		if (!(error instanceof this.#requestError)) throw error;
 		const { shown } = this.#place;
 		const status =
 			'is the listener running? `systemctl status puppet-webhook` tells; if it listens elsewhere, --url or --config says where';
@@ -398,8 +406,8 @@ class Operator {
 	readonly #json: boolean;
 	readonly #surroundings: Surroundings;
 
-	constructor(place: Place, json: boolean, surroundings: Surroundings) {
-		this.#client = new Client(place);
+	constructor(client: Client, json: boolean, surroundings: Surroundings) {
+		this.#client = client;
 		this.#json = json;
 		this.#surroundings = surroundings;
 		// `write` tells of it as well; unheard it would end the program.

@@ -1,6 +1,7 @@
 /**
  * What README and docs show is run. A `console` block holds `$ command` lines, each followed by what it prints, where `…`
- * stands for anything; an `sh` block that starts with `curl` has to succeed. Both meet a listener on the shipped routes.yaml.
+ * stands for anything; an `sh` block that starts with `curl` has to succeed. Both meet a listener on the shipped routes.yaml,
+ * which `puppet-webhook`, this checkout's, asks without being told where it is.
  */
 
 import assert from 'node:assert/strict';
@@ -56,10 +57,25 @@ function paste(line: string, listener: Listener): Promise<{ code: number; stdout
 		execFile(
 			'/bin/sh',
 			['-c', line.replaceAll('127.0.0.1:6969', `127.0.0.1:${listener.port}`)],
-			{ cwd: root, timeout: 60_000 },
+			{
+				cwd: root,
+				timeout: 60_000,
+				env: { ...process.env, PATH: `${listener.dir}/bin:${process.env.PATH}` },
+			},
 			(error, stdout, stderr) => resolve({ code: error ? Number(error.code ?? 1) : 0, stdout, stderr }),
 		);
 	});
+}
+
+/** Puts `puppet-webhook` where `paste` finds it. Unlike the shipped routes.yaml, this listener has any port, so it is told which. */
+function installCommand({ dir, url }: Listener): void {
+	const program = `'${process.execPath}' '${root}/listener/main.ts'`;
+	fs.mkdirSync(path.join(dir, 'bin'));
+	fs.writeFileSync(
+		path.join(dir, 'bin/puppet-webhook'),
+		`#!/bin/sh\n[ "$1" = check ] && exec ${program} "$@"\nname=$1\nshift\nexec ${program} "$name" --url ${url} "$@"\n`,
+		{ mode: 0o755 },
+	);
 }
 
 const pages = ['README.md', ...fs.readdirSync(path.join(root, 'docs')).map((name) => `docs/${name}`)].filter(
@@ -75,6 +91,7 @@ describe('documentation', () => {
 		const routes = fs.readFileSync(path.join(root, 'routes.yaml'), 'utf8').replace('port: 6969', 'port: 0');
 		assert.match(routes, /port: 0/);
 		listener = await startListener({ routes });
+		installCommand(listener);
 	});
 
 	for (const page of pages) {
