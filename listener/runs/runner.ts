@@ -6,6 +6,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
+import { getCompileCacheDir } from 'node:module';
 import type net from 'node:net';
 import path from 'node:path';
 import type { Log } from '../log.ts';
@@ -162,7 +163,7 @@ export class Runner {
 		const file = path.join(import.meta.dirname, `runner-process${path.extname(import.meta.filename)}`);
 		const child = spawn(process.execPath, [...smallHeap, file], {
 			// Without the cache a runner that is still TypeScript carries the compiler, twice its own size, through every fork.
-			env: { ...environment, NODE_COMPILE_CACHE: path.join(state, 'cache') },
+			env: { ...environment, NODE_COMPILE_CACHE: getCompileCacheDir() ?? path.join(state, 'cache') },
 			// Its socket is the fourth; what it says in an emergency goes where ours goes.
 			stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
 		});
