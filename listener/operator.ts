@@ -384,9 +384,7 @@ class Client {
 		const wrapped = error.code === 'ERR_SSL_WRONG_VERSION_NUMBER' ? 'EPROTO' : error.code;
 		throw new ListenerUnreachable(
 			reasons[wrapped] ?? `the listener on ${shown} cannot be asked: ${error.message}`,
-			{
-				cause: error,
-			},
+			{ cause: error },
 		);
 	}
 }
@@ -570,13 +568,17 @@ class Operator {
 				broken = true;
 				return this.#later(run.id, error, signal);
 			});
-			if (attemptOf(now) !== attempt) {
-				// It is another output, which begins at 0 again; how much of it came already cannot be told.
-				if (from > 0 && broken) this.#say(`run ${run.id} was started again; its output from the beginning:`);
-				if (broken) from = 0;
+			const same = attemptOf(now) === attempt;
+			if (hasEnded(now.state) && !broken) {
+				if (same) this.#tellCut(now, from);
+				return now;
+			}
+			if (!same) {
+				// It is another output, which begins at 0 again; how much of it has come already cannot be told.
+				if (from > 0) this.#say(`run ${run.id} was started again; its output from the beginning:`);
+				from = 0;
 				attempt = attemptOf(now);
-			} else if (hasEnded(now.state) && !broken) this.#tellCut(now, from);
-			if (hasEnded(now.state) && !broken) return now;
+			}
 			// A listener that is about to stop lets its followers go while it still answers.
 			await sleep(firstPause, undefined, { signal });
 		}
