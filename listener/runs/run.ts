@@ -124,6 +124,9 @@ export const runId = new RegExp(`^[${digits}]{26}$`);
  */
 export function idMaker(now: () => number = Date.now): () => string {
 	const random = new Uint8Array(16);
+	// Asked for in one go, since each time takes as long as making several ids.
+	const pool = new Uint8Array(256 * random.length);
+	let taken = pool.length;
 	let lastTime = -1;
 	let timePart = '';
 	return () => {
@@ -133,7 +136,12 @@ export function idMaker(now: () => number = Date.now): () => string {
 			timePart = '';
 			for (let rest = time, i = 0; i < 10; i++, rest = Math.floor(rest / 32))
 				timePart = digits[rest % 32] + timePart;
-			randomFillSync(random);
+			if (taken === pool.length) {
+				randomFillSync(pool);
+				taken = 0;
+			}
+			random.set(pool.subarray(taken, taken + random.length));
+			taken += random.length;
 		} else {
 			// Adding one keeps the order. A carry past the first digit is as unlikely as guessing an id.
 			let i = 15;
