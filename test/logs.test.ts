@@ -73,7 +73,7 @@ describe('a log file', () => {
 				Array.from({ length: 5000 }, (_, i) => `${name}-${i}`),
 			);
 		}
-		assert.match(lines.at(-1)!, /"message":"stopping"/);
+		assert.ok(lines.some((line) => line.includes('"message":"stopping"')));
 		assert.equal(fs.statSync(file).mode & 0o777, 0o640);
 	});
 

@@ -95,10 +95,10 @@ export async function readSources(file: string, known?: Watched): Promise<Source
 	return { main, included, faults: reading.faults, notes: reading.notes, watched };
 }
 
-/** As it was given, or from the working directory on when that is shorter. */
+/** From the working directory on when it lies below that, else as it was given. */
 function shownName(file: string): string {
 	const relative = path.relative('', file);
-	return relative !== '' && relative.length < file.length ? relative : file;
+	return relative === '' || relative.startsWith('..') ? file : relative;
 }
 
 /** The patterns under `include`, as far as they can be understood; what cannot is told when the file is checked. */
