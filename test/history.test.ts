@@ -114,3 +114,57 @@ routes: { a: { keep: ${keep}, concurrency: { when_busy: coalesce }, command: '${
 	fs.writeFileSync(path.join(listener.dir, 'go'), '');
 	await listener.ended(first);
 });
+
+const rerunRoutes = (command: string) => `
+routes:
+  deploy:
+    params: { version: { required: true } }
+    stdin: body
+    concurrency: { group: 'deploy-{{version}}', when_busy: reject }
+    respond: { accepted: { body: 'on its way' } }
+    command: '${command}'
+`;
+
+test('rerun: does the same again as it was decided then, input included, as a new run', async () => {
+	const first = await startListener({ routes: rerunRoutes('echo old $version; cat; exit 3') });
+	const body = { version: '1.2', note: 'from the body' };
+	const answer = await first.post('/deploy', body);
+	const id = answer.headers.location!.split('/').at(-1)!;
+	const run = await first.ended(id);
+	await first.stop();
+	fs.writeFileSync(first.config, fs.readFileSync(first.config, 'utf8').replace('echo old', 'echo new'));
+	const listener = await first.again();
+	const again = await listener.post(`/-/runs/${id}/rerun`);
+	assert.equal(again.status, 202, again.text);
+	const { id: newId, url, route } = again.json.runs[0];
+	assert.equal(again.headers.location, url);
+	assert.notEqual(newId, id);
+	assert.equal(route, 'deploy');
+	const rerun = await listener.ended(newId);
+	assert.deepEqual(
+		[rerun.state, rerun.exitCode, rerun.parameters, rerun.group, rerun.delivery, rerun.attempt],
+		['failed', 3, run.parameters, run.group, run.delivery, 1],
+	);
+	assert.equal(await listener.output(newId), `old 1.2\n${JSON.stringify(body)}`);
+	assert.deepEqual(await listener.run(id), run, 'the first stays as it was');
+});
+
+test('rerun: refuses with the reason what it cannot repeat', async () => {
+	const listener = await startListener({ routes: rerunRoutes(`cat >/dev/null; ${waitForGo}`) });
+	const post = (path: string, headers = {}) => listener.post(path, undefined, headers);
+	const rerun = (id: string) => post(`/-/runs/${id}/rerun`);
+	assert.equal((await rerun('unknown')).status, 404);
+	assert.equal((await post('/-/runs/x/rerun', { 'x-forwarded-for': '192.0.2.1' })).status, 403);
+	assert.equal((await post('/-/runs/x/rerun', { origin: 'https://evil.example' })).status, 403);
+	assert.equal((await listener.get('/-/runs/x/rerun')).status, 405);
+
+	const long = await listener.post('/deploy', { version: '1', long: 'x'.repeat(300_000) });
+	const id = long.headers.location!.split('/').at(-1)!;
+	const busy = await rerun(id);
+	assert.deepEqual([busy.status, busy.json.code], [409, 'ERR_BUSY']);
+	fs.writeFileSync(path.join(listener.dir, 'go'), '');
+	await listener.ended(id);
+	const gone = await rerun(id);
+	assert.equal(gone.status, 409);
+	assert.match(gone.json.detail, /input is not kept.*256 KiB; send the request again/);
+});

@@ -9,7 +9,7 @@ import fc from 'fast-check';
 import { StateError, StoreUnavailable } from '../listener/errors.ts';
 import { idMaker, type NewRun, type Outcome, type WhenBusy } from '../listener/runs/run.ts';
 import { SqliteStore } from '../listener/stores/sqlite.ts';
-import type { KeptOutput, Store } from '../listener/stores/store.ts';
+import { type KeptOutput, mostKeptInput, type Store } from '../listener/stores/store.ts';
 import { temporaryDirectory } from './helpers/listener.ts';
 
 /** An engine: opens the store of a directory, which may be opened again after it was closed. */
@@ -429,6 +429,23 @@ for (const [engine, open] of Object.entries(engines)) {
 			assert.equal(await store.shortOutput('unknown'), undefined);
 		},
 	);
+
+	withStore('keeps input for another run, unless it is long and its run has ended', async (store) => {
+		const inputs = [null, Buffer.alloc(0), Buffer.from('in'), Buffer.alloc(mostKeptInput + 1, 'x')];
+		const runs: { id: string }[] = [];
+		for (const [i, stdin] of inputs.entries()) runs.push(await acceptOne(store, { stdin, group: `g${i}` }));
+		const first = await acceptOne(store, { group: 'coalesce', whenBusy: 'coalesce' });
+		await store.accept([offer({ group: 'coalesce', whenBusy: 'coalesce', stdin: inputs[3]! })]);
+		const kept = async () => Promise.all([...runs, first].map(({ id }) => store.input(id)));
+		const all = [...inputs, inputs[3]!].map((bytes) => ({ kept: true, bytes }));
+		assert.deepEqual(await kept(), all);
+		await store.claim(9);
+		assert.deepEqual(await kept(), all);
+		for (const { id } of [...runs, first]) await settle(store, id, 1, success, none);
+		const gone = { kept: false };
+		assert.deepEqual(await kept(), [...all.slice(0, 3), gone, gone]);
+		assert.equal(await store.input('unknown'), undefined);
+	});
 
 	test(`${engine}: prunes ended runs of a route beyond a number or an age, the oldest first and a few at a time`, async () => {
 		let time = 1_000_000;

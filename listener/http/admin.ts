@@ -12,7 +12,16 @@ import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, type Run, type RunState, runStates } from '../runs/run.ts';
 import type { RunFilter } from '../stores/store.ts';
-import { answer, answerEmpty, answerJson, answerProblem, preferredForm, runJson } from './answers.ts';
+import {
+	answer,
+	answerAccepted,
+	answerEmpty,
+	answerJson,
+	answerProblem,
+	preferredForm,
+	runJson,
+	runUrl,
+} from './answers.ts';
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asText, bytesOf, plainTextType, sendEvents, sendStream } from './streams.ts';
@@ -83,6 +92,12 @@ export function serveEndpoints(
 	router.post('/-/runs/:id/cancel', async (ctx) => {
 		const { id } = await runNamed(ctx.params.id ?? '');
 		answerJson(ctx, 200, runJson(await queue.cancel(id)));
+	});
+
+	router.post('/-/runs/:id/rerun', async (ctx) => {
+		const run = await queue.rerun(ctx.params.id ?? '');
+		ctx.set('Location', runUrl(run.id));
+		answerAccepted(ctx, undefined, run);
 	});
 
 	router.get('/-/runs/:id/output', async (ctx) => {

@@ -93,15 +93,15 @@ function isoTime(ms: number | null): string | null {
 	return ms === null ? null : new Date(ms).toISOString();
 }
 
-/** 202: the run is written down, and does its work when its turn comes. */
-export function answerAccepted(ctx: Context, route: Route, run: Run): void {
+/** 202: the run is written down, and does its work when its turn comes. @param exact what the route says instead */
+export function answerAccepted(ctx: Context, exact: Answer | undefined, run: Run): void {
 	const url = runUrl(run.id);
-	if (route.respond.accepted === undefined && preferredForm(ctx) === 'text') {
+	if (exact === undefined && preferredForm(ctx) === 'text') {
 		answerText(ctx, 202, `Run accepted: ${url}`);
 		return;
 	}
 	const body = { runs: [{ id: run.id, route: run.route, state: run.state, url }] };
-	answerExactly(ctx, route.respond.accepted, 202, json, `${JSON.stringify(body)}\n`);
+	answerExactly(ctx, exact, 202, json, `${JSON.stringify(body)}\n`);
 }
 
 /** What is told of the output in the answer to a caller who waited. */

@@ -94,7 +94,9 @@ export class Deliveries {
 		const { run } = acceptance;
 		entry.runs = [run.id];
 		ctx.set('Location', runUrl(run.id));
-		return wait === 0 ? answerAccepted(ctx, route, run) : this.#answerLater(ctx, route, run, wait);
+		return wait === 0
+			? answerAccepted(ctx, route.respond.accepted, run)
+			: this.#answerLater(ctx, route, run, wait);
 	}
 
 	#newRun(
@@ -127,7 +129,7 @@ export class Deliveries {
 		const exact = route.respond.succeeded !== undefined || route.respond.failed !== undefined;
 		if (form === 'json' || (form === 'text' && exact)) {
 			const ended = await this.#queue.ended(run.id, { signal });
-			if (!hasEnded(ended.state)) answerAccepted(ctx, route, ended);
+			if (!hasEnded(ended.state)) answerAccepted(ctx, route.respond.accepted, ended);
 			else answerEnded(ctx, route, ended, await lastText(this.#outputs, ended));
 			return;
 		}

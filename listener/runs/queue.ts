@@ -10,11 +10,17 @@
 import { EventEmitter } from 'node:events';
 import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Conflict, NotFound, ShuttingDown, StoreUnavailable } from '../errors.ts';
+import { Busy, Conflict, NotFound, ShuttingDown, StoreUnavailable } from '../errors.ts';
 import type { Log } from '../log.ts';
-import type { Acceptance, KeptOutput, RunFilter, Store } from '../stores/store.ts';
+import {
+	type Acceptance,
+	type KeptOutput,
+	mostKeptInput,
+	type RunFilter,
+	type Store,
+} from '../stores/store.ts';
 import { LineLog, type Outputs } from './output.ts';
-import { type ClaimedRun, hasEnded, type NewRun, type Outcome, type Run } from './run.ts';
+import { type ClaimedRun, hasEnded, idMaker, type NewRun, type Outcome, type Run } from './run.ts';
 import type { Runner } from './runner.ts';
 
 /** What happens to runs, for whoever wants to know. */
@@ -57,6 +63,7 @@ export class Queue {
 	readonly #runner: Runner;
 	readonly #log: Log;
 	readonly #limit: number;
+	readonly #newId = idMaker();
 	readonly #events = new EventEmitter<QueueEvents>();
 	readonly #underWay = new Map<string, UnderWay>();
 	readonly #waiting = new Map<string, Set<(run: Run) => void>>();
@@ -201,6 +208,29 @@ export class Queue {
 			// It is on its way from one state to the next.
 			await sleep(1);
 		}
+	}
+
+	/**
+	 * Takes a run that does once more what another does or did, as it was decided then: group, parameters, steps, input.
+	 * @returns the new run, or the one that it joined
+	 * @throws NotFound Conflict (its input is not kept) Busy ShuttingDown StoreUnavailable
+	 */
+	async rerun(id: string): Promise<Run> {
+		const earlier = await this.#get(id);
+		const input = await this.#store.input(id);
+		if (input === undefined) throw new NotFound('there is no such run');
+		if (!input.kept) {
+			throw new Conflict(
+				`the run's input is not kept, as it was longer than ${mostKeptInput / 1024} KiB; send the request again instead`,
+			);
+		}
+		const [acceptance] = await this.accept([
+			{ ...asOffered(earlier), id: this.#newId(), stdin: input.bytes, acceptedAt: Date.now() },
+		]);
+		if (acceptance === undefined || acceptance.kind === 'busy')
+			throw new Busy(`the run's group "${earlier.group}" is busy; try again later`);
+		this.#log.info('run is run again', { run: acceptance.run.id, route: earlier.route, again: id });
+		return acceptance.run;
 	}
 
 	/** Takes no more runs and starts none. Resolves when those under way have ended, or after `ms` milliseconds: true when all have. */
@@ -421,6 +451,12 @@ export class Queue {
 		if (state === 'succeeded') this.#log.info('run finished', fields);
 		else this.#log.warn('run finished', { ...fields, signal: signal ?? undefined, why: message });
 	}
+}
+
+/** What was decided about a run when it was accepted. */
+function asOffered(run: Run): Omit<NewRun, 'stdin'> {
+	const { seq, state, attempt, startedAt, endedAt, outcome, outputSize, ...offered } = run;
+	return offered;
 }
 
 function cancelled(message: string): Outcome {

@@ -16,7 +16,15 @@ import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlit
 import { promisify } from 'node:util';
 import { StateError, StoreUnavailable } from '../errors.ts';
 import type { ClaimedRun, NewRun, Outcome, Run, RunReason, RunState, WhenBusy } from '../runs/run.ts';
-import type { Acceptance, Kept, KeptOutput, RunFilter, Store } from './store.ts';
+import {
+	type Acceptance,
+	type Input,
+	type Kept,
+	type KeptOutput,
+	mostKeptInput,
+	type RunFilter,
+	type Store,
+} from './store.ts';
 
 /** The file's layout; a listener refuses a newer one instead of guessing. */
 const schemaVersion = 2;
@@ -30,7 +38,7 @@ const endedCodes = allCodes.filter((each) => each >= code.succeeded);
 /**
  * Standard input and short output have tables of their own, so that a change of state does not rewrite megabytes and a page of
  * the history reads small rows. Indexes over ended runs are touched once in a run's life. `history` says how many runs of a
- * route have ended, since counting a million takes too long.
+ * route have ended, since counting a million takes too long. Input that is gone is NULL.
  */
 const schema = `
 	CREATE TABLE runs (
@@ -61,7 +69,7 @@ const schema = `
 	CREATE INDEX runs_joinable ON runs (grp, route) WHERE state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce';
 	CREATE INDEX runs_ended ON runs (state, seq) WHERE state >= ${code.succeeded};
 	CREATE INDEX runs_ended_by_route ON runs (route, state, seq) WHERE state >= ${code.succeeded};
-	CREATE TABLE inputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+	CREATE TABLE inputs (seq INTEGER PRIMARY KEY, bytes BLOB) STRICT;
 	CREATE TABLE outputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
 	CREATE TABLE history (route TEXT PRIMARY KEY, runs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 	PRAGMA user_version = ${schemaVersion};
@@ -135,6 +143,9 @@ export class SqliteStore implements Store {
 	/** Groups as they were before the present transaction touched them. */
 	readonly #before = new Map<string, Group>();
 
+	/** Open runs whose input is too long to be kept after their end. */
+	readonly #longInputs = new Set<number>();
+
 	/** By how many the present transaction changes the number of ended runs, by route. */
 	readonly #endings = new Map<string, number>();
 
@@ -206,6 +217,10 @@ export class SqliteStore implements Store {
 			group[state === code.waiting ? 'waiting' : 'taken'] += n;
 			this.#counts[state === code.running ? 'running' : 'queued'] += n;
 		}
+		const long = db.prepare(
+			`SELECT seq FROM runs JOIN inputs USING (seq) WHERE state <= ${code.running} AND length(bytes) > ?`,
+		);
+		for (const { seq } of long.iterate(mostKeptInput)) this.#longInputs.add(seq as number);
 		this.#nextSeq = (
 			db.prepare('SELECT coalesce(max(seq), 0) + 1 AS next FROM runs').get() as { next: number }
 		).next;
@@ -246,6 +261,7 @@ export class SqliteStore implements Store {
 			if (output.short !== null && output.short.length > 0) this.#sql.putOutput.run(run.seq, output.short);
 			this.#counts.running--;
 			this.#addEnded(run.route, 1);
+			this.#dropLongInput(run.seq);
 			const group = this.#group(run.group);
 			group.taken--;
 			this.#admit(run.group, group);
@@ -271,6 +287,7 @@ export class SqliteStore implements Store {
 			this.#sql.settle.run(...ending(outcome, Math.max(this.#now(), row.started_at ?? 0)), 0, row.seq);
 			this.#counts.queued--;
 			this.#addEnded(row.route, 1);
+			this.#dropLongInput(row.seq);
 			const group = this.#group(row.grp);
 			group[row.state === code.waiting ? 'waiting' : 'taken']--;
 			this.#admit(row.grp, group);
@@ -316,6 +333,15 @@ export class SqliteStore implements Store {
 			if (row === undefined) return undefined;
 			if (row.state < code.succeeded) return null;
 			return row.output_size === 0 ? Buffer.alloc(0) : this.#bytes(this.#sql.output, row.seq);
+		});
+	}
+
+	async input(id: string): Promise<Input | undefined> {
+		return this.#read(() => {
+			const row = this.#sql.byId.get(id) as unknown as Row | undefined;
+			if (row === undefined) return undefined;
+			const gone = (this.#sql.input.get(row.seq) as { bytes: unknown } | undefined)?.bytes === null;
+			return gone ? { kept: false } : { kept: true, bytes: this.#bytes(this.#sql.input, row.seq) };
 		});
 	}
 
@@ -377,7 +403,7 @@ export class SqliteStore implements Store {
 			JSON.stringify(run.parameters),
 			JSON.stringify(run.plan),
 		);
-		if (run.stdin !== null) this.#sql.putInput.run(seq, run.stdin);
+		if (run.stdin !== null) this.#putInput(seq, run.stdin);
 		group[waits ? 'waiting' : 'taken']++;
 		this.#counts.queued++;
 		this.#fresh.set(seq, run);
@@ -406,8 +432,18 @@ export class SqliteStore implements Store {
 			seq,
 		);
 		if (run.stdin === null) this.#sql.dropInput.run(seq);
-		else this.#sql.putInput.run(seq, run.stdin);
+		else this.#putInput(seq, run.stdin);
 		return toRun(row as unknown as Row);
+	}
+
+	#putInput(seq: number, bytes: Buffer): void {
+		this.#sql.putInput.run(seq, bytes);
+		if (bytes.length > mostKeptInput) this.#longInputs.add(seq);
+	}
+
+	/** A run ends. When its transaction fails, what is left is looked for at the next open. */
+	#dropLongInput(seq: number): void {
+		if (this.#longInputs.has(seq)) this.#sql.clearInput.run(seq, mostKeptInput);
 	}
 
 	#addEnded(route: string, runs: number): void {
@@ -604,6 +640,7 @@ function prepare(db: DatabaseSync) {
 		dropRun: db.prepare('DELETE FROM runs WHERE seq = ?'),
 		input: db.prepare('SELECT bytes FROM inputs WHERE seq = ?'),
 		putInput: db.prepare('INSERT OR REPLACE INTO inputs (seq, bytes) VALUES (?, ?)'),
+		clearInput: db.prepare('UPDATE inputs SET bytes = NULL WHERE seq = ? AND length(bytes) > ?'),
 		dropInput: db.prepare('DELETE FROM inputs WHERE seq = ?'),
 		output: db.prepare('SELECT bytes FROM outputs WHERE seq = ?'),
 		putOutput: db.prepare('INSERT OR REPLACE INTO outputs (seq, bytes) VALUES (?, ?)'),

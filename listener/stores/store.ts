@@ -48,6 +48,8 @@ export interface Store {
 	list(filter: RunFilter): Promise<readonly Run[]>;
 	/** Output that was kept with the run because it is short; null when it is in a file or to come, undefined for no such run. */
 	shortOutput(id: string): Promise<Buffer | null | undefined>;
+	/** The bytes for a run's standard input, or that they are gone; undefined for no such run. */
+	input(id: string): Promise<Input | undefined>;
 	/** Runs queued and running now. */
 	counts(): Promise<{ readonly queued: number; readonly running: number }>;
 	/** Names of routes that have ended runs, in the order of their letters: up to `limit` of those after a name. */
@@ -62,6 +64,12 @@ export interface Store {
 	/** Writes out what is waiting and closes; anything asked for later throws StoreUnavailable. Safe to call twice. */
 	close(): Promise<void>;
 }
+
+/** `bytes` is null for a run without standard input. A run that has ended keeps what is not longer than `mostKeptInput`. */
+export type Input = { readonly kept: true; readonly bytes: Buffer | null } | { readonly kept: false };
+
+/** Bytes. Nearly every delivery is shorter, and a thousand runs of the largest ones that are taken would fill a disk. */
+export const mostKeptInput = 256 * 1024;
 
 /** Which ended runs of a route stay. */
 export interface Kept {
