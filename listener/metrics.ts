@@ -15,10 +15,10 @@ import type { Run } from './runs/run.ts';
 export type DeliveryOutcome = 'accepted' | 'joined' | 'busy' | 'ignored' | 'refused';
 
 /**
- * Routes that have series of their own, in the order of the file. Each has some 50, and half a million characters of them are
- * made in the time that a delivery may have to wait for it.
+ * Routes that have series of their own, the first ones of the file. Each may have some 50, and writing those of 100 takes up to
+ * ten milliseconds, in which nobody else is answered.
  */
-const mostRoutes = 200;
+const mostRoutes = 100;
 /** The label of the routes beyond these, all together. */
 const otherRoutes = '(others)';
 /** The label of what belongs to no route of the file: unknown paths, and runs of routes that were taken out of it. */
@@ -36,7 +36,7 @@ export interface MetricsParts {
 
 export class Metrics {
 	readonly #registry = new Registry();
-	readonly #families: Families;
+	readonly #histograms: Histograms;
 	readonly #series = new Map<string, RouteSeries>();
 	/** Every route of the file. */
 	#known: ReadonlySet<string> = new Set();
@@ -47,7 +47,8 @@ export class Metrics {
 	/** @param config loaded already */
 	constructor({ queue, config, version }: MetricsParts) {
 		const registers = [this.#registry];
-		this.#families = openFamilies(registers);
+		this.#histograms = openHistograms(registers);
+		this.#openCounters(registers);
 		this.#take(config);
 		config.on('changed', () => this.#take(config));
 		this.#watchReloads(config);
@@ -85,7 +86,50 @@ export class Metrics {
 	 */
 	delivery(route: string | undefined, outcome: DeliveryOutcome, status: number | undefined): void {
 		const known = status === undefined ? 'gone' : `${Math.floor(status / 100)}xx`;
-		this.#of(route).count('deliveries', outcome, known);
+		this.#of(route).deliveries.add(outcome, known);
+	}
+
+	/** They are written from our own numbers whenever somebody asks: counting up in prom-client costs as much as all the rest. */
+	#openCounters(registers: Registry[]): void {
+		const series = this.#series;
+		new Counter({
+			name: 'puppet_webhook_deliveries_total',
+			help: 'Deliveries answered, by route, what became of them, and class of the HTTP status (gone: the caller had left).',
+			labelNames: ['route', 'outcome', 'status'],
+			registers,
+			collect() {
+				this.reset();
+				for (const [route, { deliveries }] of series) {
+					for (const { first, second, count } of deliveries.all()) {
+						this.inc({ route, outcome: first, status: second }, count);
+					}
+				}
+			},
+		});
+		new Counter({
+			name: 'puppet_webhook_runs_total',
+			help: 'Runs that have ended, by route, state and reason.',
+			labelNames: ['route', 'state', 'reason'],
+			registers,
+			collect() {
+				this.reset();
+				for (const [route, { runs }] of series) {
+					for (const { first, second, count } of runs.all()) {
+						this.inc({ route, state: first, reason: second }, count);
+					}
+				}
+			},
+		});
+		new Counter({
+			name: 'puppet_webhook_output_bytes_total',
+			help: 'Bytes that ended runs have printed, also those that were not kept.',
+			labelNames: ['route'],
+			registers,
+			collect() {
+				this.reset();
+				for (const [route, { output }] of series) this.inc({ route }, output);
+			},
+		});
 	}
 
 	#of(route: string | undefined): RouteSeries {
@@ -94,7 +138,7 @@ export class Metrics {
 			if (this.#named.has(route)) label = route;
 			else if (this.#known.has(route)) label = otherRoutes;
 		}
-		const found = this.#series.get(label) ?? new RouteSeries(label, this.#families);
+		const found = this.#series.get(label) ?? new RouteSeries(label, this.#histograms);
 		this.#series.set(label, found);
 		return found;
 	}
@@ -156,16 +200,17 @@ export class Metrics {
 			});
 		}
 		queue.on('started', (run) => {
-			if (run.attempt === 1) this.#of(run.route).wait(seconds(run.acceptedAt, run.startedAt));
+			if (run.attempt === 1) this.#of(run.route).wait.observe(seconds(run.acceptedAt, run.startedAt));
 		});
 		queue.on('ended', (run) => this.#ended(run));
 	}
 
 	#ended({ route, state, outcome, startedAt, endedAt, outputSize }: Run): void {
 		const series = this.#of(route);
-		series.count('runs', state, outcome?.reason ?? '');
+		series.runs.add(state, outcome?.reason ?? '');
 		// A run that was cancelled in the queue has not run.
-		if (startedAt !== null) series.ran(seconds(startedAt, endedAt), outputSize);
+		if (startedAt !== null) series.duration.observe(seconds(startedAt, endedAt));
+		series.output += outputSize;
 	}
 }
 
@@ -174,28 +219,13 @@ function seconds(from: number, to: number | null): number {
 	return Math.max(0, (to ?? from) - from) / 1000;
 }
 
-interface Families {
-	readonly deliveries: Counter<'route' | 'outcome' | 'status'>;
-	readonly runs: Counter<'route' | 'state' | 'reason'>;
+interface Histograms {
 	readonly wait: Histogram<'route'>;
 	readonly duration: Histogram<'route'>;
-	readonly output: Counter<'route'>;
 }
 
-function openFamilies(registers: Registry[]): Families {
+function openHistograms(registers: Registry[]): Histograms {
 	return {
-		deliveries: new Counter({
-			name: 'puppet_webhook_deliveries_total',
-			help: 'Deliveries answered, by route, what became of them, and class of the HTTP status (gone: the caller had left).',
-			labelNames: ['route', 'outcome', 'status'],
-			registers,
-		}),
-		runs: new Counter({
-			name: 'puppet_webhook_runs_total',
-			help: 'Runs that have ended, by route, state and reason.',
-			labelNames: ['route', 'state', 'reason'],
-			registers,
-		}),
 		wait: new Histogram({
 			name: 'puppet_webhook_run_wait_seconds',
 			help: 'Time from the acceptance of a run to its first start.',
@@ -210,72 +240,55 @@ function openFamilies(registers: Registry[]): Families {
 			buckets,
 			registers,
 		}),
-		output: new Counter({
-			name: 'puppet_webhook_output_bytes_total',
-			help: 'Bytes that ended runs have printed, also those that were not kept.',
-			labelNames: ['route'],
-			registers,
-		}),
 	};
 }
 
-/** The series of one route, each looked up once: they are counted up for every delivery. */
-class RouteSeries {
-	readonly #route: string;
-	readonly #families: Families;
-	readonly #counters = new Map<string, Counter.Internal>();
-	readonly #labels: { readonly family: 'deliveries' | 'runs'; readonly labels: readonly [string, string] }[] =
-		[];
-	readonly #wait: Histogram.Internal<'route'>;
-	readonly #duration: Histogram.Internal<'route'>;
-	readonly #output: Counter.Internal;
+/** What is counted by two labels of few values each. */
+class Tally {
+	readonly #counts = new Map<string, { readonly first: string; readonly second: string; count: number }>();
 
-	constructor(route: string, families: Families) {
+	add(first: string, second: string, by = 1): void {
+		const key = `${first} ${second}`;
+		const found = this.#counts.get(key);
+		if (found === undefined) this.#counts.set(key, { first, second, count: by });
+		else found.count += by;
+	}
+
+	all(): Iterable<{ readonly first: string; readonly second: string; readonly count: number }> {
+		return this.#counts.values();
+	}
+}
+
+/** What is counted about one route. */
+class RouteSeries {
+	/** By outcome and class of status. */
+	readonly deliveries = new Tally();
+	/** By state and reason. */
+	readonly runs = new Tally();
+	/** Bytes. */
+	output = 0;
+	/** In seconds, as `duration` is. */
+	readonly wait: Histogram.Internal<'route'>;
+	readonly duration: Histogram.Internal<'route'>;
+	readonly #route: string;
+	readonly #histograms: Histograms;
+
+	constructor(route: string, histograms: Histograms) {
 		this.#route = route;
-		this.#families = families;
-		this.#wait = families.wait.labels(route);
-		this.#duration = families.duration.labels(route);
-		this.#output = families.output.labels(route);
+		this.#histograms = histograms;
+		this.wait = histograms.wait.labels(route);
+		this.duration = histograms.duration.labels(route);
 	}
 
 	/** Begins at 0 what alerts look at: of a series that begins at 1, Prometheus does not see that it has grown. */
 	begin(): void {
-		this.count('deliveries', 'accepted', '2xx', 0);
-		this.count('runs', 'succeeded', 'exit', 0);
-		for (const reason of ['exit', 'signal', 'timeout', 'spawn', 'lost'])
-			this.count('runs', 'failed', reason, 0);
-		this.#output.inc(0);
+		this.deliveries.add('accepted', '2xx', 0);
+		this.runs.add('succeeded', 'exit', 0);
+		for (const reason of ['exit', 'signal', 'timeout', 'spawn', 'lost']) this.runs.add('failed', reason, 0);
 	}
 
-	count(family: 'deliveries' | 'runs', first: string, second: string, by = 1): void {
-		const key = `${family} ${first} ${second}`;
-		let counter = this.#counters.get(key);
-		if (counter === undefined) {
-			counter = this.#families[family].labels(this.#route, first, second);
-			this.#counters.set(key, counter);
-			this.#labels.push({ family, labels: [first, second] });
-		}
-		counter.inc(by);
-	}
-
-	/** @param time in seconds */
-	wait(time: number): void {
-		this.#wait.observe(time);
-	}
-
-	/**
-	 * @param time in seconds
-	 * @param output in bytes
-	 */
-	ran(time: number, output: number): void {
-		this.#duration.observe(time);
-		this.#output.inc(output);
-	}
-
-	/** Takes them out of the answer. */
+	/** Takes out of the answer what does not go by itself. */
 	remove(): void {
-		const { wait, duration, output } = this.#families;
-		for (const { family, labels } of this.#labels) this.#families[family].remove(this.#route, ...labels);
-		for (const metric of [wait, duration, output]) metric.remove(this.#route);
+		for (const histogram of Object.values(this.#histograms)) histogram.remove(this.#route);
 	}
 }

@@ -121,7 +121,8 @@ function answerFailure(ctx: Context, error: unknown, entry: Entry, log: Log): vo
 
 /** What was answered; undefined when nobody was there any more to be answered. */
 function statusOf(ctx: Context): number | undefined {
-	return ctx.respond === false && !ctx.headerSent ? undefined : ctx.res.statusCode;
+	const left = ctx.respond === false || ctx.req.socket.destroyed;
+	return left && !ctx.headerSent ? undefined : ctx.res.statusCode;
 }
 
 /** One line a delivery. The path is cut, as it is the caller's to fill; neither query, header nor body is shown. */

@@ -69,7 +69,11 @@ export class Deliveries {
 	/** Takes a delivery and answers it, or throws the error that is its answer. */
 	async receive(ctx: Context, entry: Entry): Promise<void> {
 		const { routes, listen } = this.#config.current;
-		if (ctx.method === 'OPTIONS') return answerOptions(ctx, entry.path, routes.allowed(entry.path));
+		if (ctx.method === 'OPTIONS') {
+			answerOptions(ctx, entry.path, routes.allowed(entry.path));
+			entry.outcome = 'ignored';
+			return;
+		}
 		const { route, segments } = routes.match(runsNothing(ctx) ? 'GET' : ctx.method, entry.path);
 		entry.route = route.name;
 
