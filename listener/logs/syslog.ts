@@ -1,6 +1,7 @@
 /**
  * The log to a syslog daemon. Over the network as RFC 5424: a datagram a message (RFC 5426) or a connection with counted
- * messages (RFC 6587). To this host's own daemon as logger(1) sends it.
+ * messages (RFC 6587). To this host's own daemon as logger(1) sends it, in the older form that every program of the host uses:
+ * of RFC 5424 on the local socket, rsyslog takes the version for the program's name.
  */
 
 import dgram from 'node:dgram';
