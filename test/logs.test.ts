@@ -433,10 +433,17 @@ async function unixReceiver(socket: string): Promise<{ messages: string[]; end: 
 const missing = ['python3', 'logger'].filter((name) => spawnSync(name, ['--version']).error);
 
 describe('syslog of this host', { skip: missing.length > 0 && `${missing} not found` }, () => {
-	const loggers = (listener: Listener) =>
-		spawnSync('pgrep', ['-f', `^logger .*--id=${listener.process.pid} `], { encoding: 'utf8' })
-			.stdout.split('\n')
-			.filter(Boolean);
+	/** Processes that hand on the lines of this listener. */
+	const loggers = ({ process: { pid } }: Listener) =>
+		fs.readdirSync('/proc').filter((entry) => {
+			try {
+				const words = fs.readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
+				return words[0] === 'logger' && words.includes(`--id=${pid}`);
+			} catch {
+				// It is no process, or has ended while we looked.
+				return false;
+			}
+		});
 
 	test('gets every line as its programs send them, also the last ones, though the signal reaches all', async () => {
 		const socket = path.join(temporaryDirectory(), 'log');
@@ -447,7 +454,9 @@ describe('syslog of this host', { skip: missing.length > 0 && `${missing} not fo
 		await listener.get('/count?name=grün&lines=1&async=false');
 		const { json } = await listener.get('/count?name=a&lines=2000&async=false');
 		// systemd and terminals send it to every process of the service.
-		for (const pid of loggers(listener)) process.kill(Number(pid), 'SIGTERM');
+		const handingOn = loggers(listener);
+		assert.equal(handingOn.length, 1);
+		for (const pid of handingOn) process.kill(Number(pid), 'SIGTERM');
 		await listener.stop();
 		await until('the last line', () => daemon.messages.some((message) => message.includes(': stopping ')));
 		const local0 = 16 * 8;
