@@ -115,8 +115,13 @@ describe('the metrics', () => {
 		const held = (await listener.get(`/held?file=${file}`)).json.runs[0].id;
 		const queued = (await listener.get('/merged')).json.runs[0].id;
 		for (const id of [queued, held]) await listener.request(`/-/runs/${id}/cancel`, { method: 'POST' });
-		await listener.ended(held);
-		const metrics = await metricsOf(listener);
+		// A run's end is told just after it has been written down.
+		const metrics = await until('its end to be counted', async () => {
+			const now = await metricsOf(listener);
+			return now.get('puppet_webhook_runs_total{route="held",state="cancelled",reason="caller"}')
+				? now
+				: undefined;
+		});
 		assert.deepEqual(series(metrics, 'puppet_webhook_runs_total'), {
 			'{route="works",state="succeeded",reason="exit"}': 2,
 			'{route="fails",state="failed",reason="exit"}': 1,
@@ -164,17 +169,20 @@ describe('the metrics', () => {
 		assert.equal(readAt(refused), readAt(first));
 
 		const file = path.join(listener.dir, 'go');
-		const held = (await listener.get(`/held?file=${file}`)).json.runs[0].id;
+		await listener.get(`/held?file=${file}`);
 		await listener.get('/works?async=false');
 		assert.equal((await reload(`${head}routes: { kept: { command: "true" } }\n`)).status, 200);
 		fs.writeFileSync(file, '');
-		await listener.ended(held);
-		const taken = await metricsOf(listener);
+		const later = 'puppet_webhook_runs_total{route="-",state="succeeded",reason="exit"}';
+		const taken = await until('its end to be counted', async () => {
+			const now = await metricsOf(listener);
+			return now.get(later) ? now : undefined;
+		});
 		assert.deepEqual(config(taken), { success: 1, failure: 1, successful: 1 });
 		assert.ok(readAt(taken) > readAt(first));
 		const labels = new Set([...taken.keys()].flatMap((name) => /[{,]route="([^"]*)"/.exec(name)?.[1] ?? []));
 		assert.deepEqual([...labels].sort(), ['-', 'kept']);
-		assert.equal(taken.get('puppet_webhook_runs_total{route="-",state="succeeded",reason="exit"}'), 1);
+		assert.equal(taken.get(later), 1);
 		await listener.stop();
 	});
 

@@ -49,8 +49,12 @@ export async function openLogger(socket: string | undefined, appName: string, mo
 			resolve();
 		});
 	});
-	// It has nothing to say unless something is wrong.
-	child.stderr.setEncoding('utf8').on('data', (text: string) => broken(text.trim().replaceAll(/\s+/g, ' ')));
+	// It has nothing to say unless something is wrong, and says that in several pieces.
+	let said = '';
+	child.stderr.setEncoding('utf8').on('data', (text: string) => {
+		said += text;
+		if (said.endsWith('\n')) broken(said.trim().replaceAll('\n', '; '));
+	});
 	child.stdin.on('error', () => {});
 	child.unref();
 	await within(trial, closed);
