@@ -240,6 +240,7 @@ describe('runs', () => {
 				signal: null,
 				message: 0,
 				attempt: 1,
+				nextAttemptAt: null,
 				parameters: {},
 				acceptedAt: 0,
 				startedAt: 0,

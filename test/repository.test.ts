@@ -48,6 +48,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// The definition of routes.yaml is made of the definitions of its parts.
 	config: [
 		'errors',
+		'runs/run',
 		'log',
 		'logs',
 		'auth',

@@ -104,6 +104,7 @@ for (const [engine, open] of Object.entries(engines)) {
 			seq: 1,
 			state: 'queued',
 			attempt: 0,
+			nextAttemptAt: null,
 			startedAt: null,
 			endedAt: null,
 			outcome: null,
@@ -430,6 +431,48 @@ for (const [engine, open] of Object.entries(engines)) {
 		},
 	);
 
+	test(`${engine}: a run that is to be retried leaves its group, and comes back at its old place when it is due`, async () => {
+		let time = 1_000_000;
+		const dir = directory();
+		let store = open(dir, () => time);
+		const [first, second, third] = [await acceptOne(store), await acceptOne(store), await acceptOne(store)];
+		await store.claim(9);
+		const claimed = await store.get(first.id);
+		const retried = await store.retry(claimed!, 5000);
+		assert.deepEqual(retried, await store.get(first.id));
+		assert.deepEqual([retried?.state, retried?.attempt, retried?.nextAttemptAt], ['queued', 1, 1_005_000]);
+		assert.equal(await store.retry(claimed!, 5000), undefined, 'its attempt is over');
+		assert.deepEqual(await store.counts(), { queued: 3, running: 0 });
+		assert.deepEqual(ids(await store.claim(9)), [second.id], 'nobody waits for it');
+		time += 4000;
+		assert.equal(await store.nextRetry(), 1000);
+		await store.close();
+
+		store = open(dir, () => time);
+		assert.deepEqual(await store.counts(), { queued: 2, running: 1 });
+		assert.equal(await store.nextRetry(), 1000);
+		assert.deepEqual(await store.claim(9), []);
+		time += 1000;
+		assert.equal(await store.nextRetry(), 0);
+		assert.deepEqual(await store.claim(9), [], 'its group is busy');
+		assert.equal(await store.nextRetry(), undefined);
+		await settle(store, second.id, 1, success, none);
+		const [again] = await store.claim(9);
+		assert.deepEqual([again?.id, again?.attempt, again?.nextAttemptAt], [first.id, 2, null]);
+		// A clock that is set back does not make anybody wait for it.
+		await store.retry(again!, 5000);
+		assert.deepEqual(ids(await store.claim(9)), [third.id]);
+		await settle(store, third.id, 1, success, none);
+		time -= 900_000_000;
+		assert.equal(await store.nextRetry(), 0);
+		assert.deepEqual(ids(await store.claim(9)), [first.id]);
+		await store.retry((await store.get(first.id))!, 5000);
+		assert.equal(await store.cancelQueued(first.id, cancelled), true);
+		assert.equal(await store.nextRetry(), undefined);
+		assert.deepEqual(await store.counts(), { queued: 0, running: 0 });
+		await store.close();
+	});
+
 	withStore('keeps input for another run, unless it is long and its run has ended', async (store) => {
 		const inputs = [null, Buffer.alloc(0), Buffer.from('in'), Buffer.alloc(mostKeptInput + 1, 'x')];
 		const runs: { id: string }[] = [];
@@ -512,7 +555,7 @@ for (const [engine, open] of Object.entries(engines)) {
 			whenBusy,
 		});
 		const other = fc.record({
-			do: fc.constantFrom('claim', 'settle', 'putBack', 'cancel', 'recover', 'reopen'),
+			do: fc.constantFrom('claim', 'settle', 'putBack', 'retry', 'wait', 'cancel', 'recover', 'reopen'),
 			n: fc.integer({ min: 0, max: 5 }),
 		});
 		const steps = fc.array(fc.oneof({ weight: 3, arbitrary: accept }, { weight: 4, arbitrary: other }), {
@@ -521,7 +564,9 @@ for (const [engine, open] of Object.entries(engines)) {
 		await fc.assert(
 			fc.asyncProperty(steps, async (list) => {
 				const dir = directory();
-				let store = open(dir);
+				let time = 1_000_000;
+				const now = () => time;
+				let store = open(dir, now);
 				const model = new Model();
 				for (const step of list) {
 					if (step.do === 'accept') {
@@ -537,7 +582,10 @@ for (const [engine, open] of Object.entries(engines)) {
 						assert.deepEqual(ids(await store.recover()), model.recover());
 					} else if (step.do === 'reopen') {
 						await store.close();
-						store = open(dir);
+						store = open(dir, now);
+					} else if (step.do === 'wait') {
+						time += 1000;
+						model.wait();
 					} else {
 						const run = model.runs[step.n % Math.max(1, model.runs.length)];
 						if (run === undefined) continue;
@@ -546,8 +594,11 @@ for (const [engine, open] of Object.entries(engines)) {
 								? await settle(store, run.id, run.attempt, success, none)
 								: step.do === 'putBack'
 									? await putBack(store, run.id, run.attempt)
-									: await store.cancelQueued(run.id, cancelled);
-						assert.equal(done, model[step.do as 'settle' | 'putBack' | 'cancel'](run), step.do);
+									: step.do === 'retry'
+										? (await store.retry({ ...(await store.get(run.id))!, attempt: run.attempt }, 1000)) !==
+											undefined
+										: await store.cancelQueued(run.id, cancelled);
+						assert.equal(done, model[step.do as 'settle' | 'putBack' | 'retry' | 'cancel'](run), step.do);
 					}
 					assert.deepEqual(await store.counts(), model.counts());
 				}
@@ -567,11 +618,11 @@ class Model {
 		limit: number;
 		whenBusy: WhenBusy;
 		attempt: number;
-		state: 'waiting' | 'ready' | 'running' | 'ended';
+		state: 'later' | 'due' | 'waiting' | 'ready' | 'running' | 'ended';
 	}[] = [];
 
 	accept(offered: NewRun): string[] {
-		const open = this.runs.filter((run) => run.group === offered.group && run.state !== 'ended');
+		const open = this.#inGroup(offered.group);
 		const full = open.some((run) => run.state === 'waiting') || open.length >= offered.limit;
 		if (offered.whenBusy === 'reject' && full) return ['busy'];
 		if (offered.whenBusy === 'coalesce') {
@@ -590,6 +641,10 @@ class Model {
 	}
 
 	claim(limit: number): string[] {
+		for (const run of this.runs) {
+			if (run.state === 'due') run.state = run.whenBusy === 'parallel' ? 'ready' : 'waiting';
+		}
+		for (const { group } of this.runs) this.#admit(group);
 		const claimed = this.runs.filter((run) => run.state === 'ready').slice(0, limit);
 		for (const run of claimed) {
 			run.state = 'running';
@@ -605,9 +660,20 @@ class Model {
 	}
 
 	cancel(run: Model['runs'][number]): boolean {
-		if (run.state !== 'ready' && run.state !== 'waiting') return false;
+		if (run.state === 'running' || run.state === 'ended') return false;
 		this.#end(run);
 		return true;
+	}
+
+	retry(run: Model['runs'][number]): boolean {
+		if (run.state !== 'running') return false;
+		run.state = 'later';
+		this.#admit(run.group);
+		return true;
+	}
+
+	wait(): void {
+		for (const run of this.runs) if (run.state === 'later') run.state = 'due';
 	}
 
 	putBack(run: Model['runs'][number]): boolean {
@@ -630,8 +696,17 @@ class Model {
 
 	#end(ended: Model['runs'][number]): void {
 		ended.state = 'ended';
+		this.#admit(ended.group);
+	}
+
+	/** Runs that have a place in a group, or wait for one. */
+	#inGroup(group: string): Model['runs'] {
+		return this.runs.filter((run) => run.group === group && !['ended', 'later', 'due'].includes(run.state));
+	}
+
+	#admit(group: string): void {
 		for (;;) {
-			const open = this.runs.filter((run) => run.group === ended.group && run.state !== 'ended');
+			const open = this.#inGroup(group);
 			const next = open.find((run) => run.state === 'waiting');
 			const taken = open.filter((run) => run.state !== 'waiting').length;
 			if (next === undefined || taken >= next.limit) return;

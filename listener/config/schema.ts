@@ -16,6 +16,7 @@ import {
 	type RouteSpec,
 	type SharedSpec,
 } from '../routes/route.ts';
+import { longestDelay } from '../runs/run.ts';
 import { commandSchema } from '../steps/schema.ts';
 
 const second = 1000;
@@ -80,7 +81,7 @@ function duration(description: string, most = longestDuration) {
 			context.issues.push({
 				code: 'custom',
 				input: text,
-				message: `must be more than 0 and at most ${most / day}d`,
+				message: `must be more than 0 and at most ${most < day ? `${most / (3600 * second)}h` : `${most / day}d`}`,
 			});
 			return z.NEVER;
 		})
@@ -171,6 +172,23 @@ const keep = z
 			'How long runs that have ended are kept, with their output: a number of runs, or runs and age. Default: 1000 and 30d.',
 	});
 
+const retry = z
+	.strictObject({
+		attempts: z
+			.int()
+			.min(1)
+			.max(100)
+			.meta({ description: 'How many times a run is started at most, the first time included.' }),
+		delay: duration(
+			'How long after the first failure it is started again; at most 1h. Default: 10s.',
+			longestDelay,
+		).optional(),
+		backoff: z.number().min(1).max(10).optional().meta({
+			description: 'What the delay is multiplied by with each further failure, up to an hour. Default: 2.',
+		}),
+	})
+	.meta({ description: 'Starts a run again that failed. Default: it has failed.' });
+
 /** Keys that a route and `defaults` have in common. */
 const shared = {
 	method: method.optional(),
@@ -193,6 +211,7 @@ const shared = {
 		'must be at least 1 KiB, for the beginning and the end to say something',
 	).optional(),
 	keep: keep.optional(),
+	retry: retry.optional(),
 	wait: z
 		.union([z.boolean(), duration('Answer when the run has ended if it does within this time.')], {
 			error: 'must be true, false or a duration such as "30s"',

@@ -68,6 +68,13 @@ export interface Route {
 /** For routes that say nothing, and for runs of routes that there are no more: a month of history that lists at once. */
 export const usualKeep: Keep = Object.freeze({ runs: 1000, age: 30 * 86_400_000 });
 
+export interface RetrySpec {
+	readonly attempts: number;
+	/** Milliseconds. */
+	readonly delay?: number | undefined;
+	readonly backoff?: number | undefined;
+}
+
 /** What both a route and `defaults` may say; times in milliseconds, sizes in bytes. */
 export interface SharedSpec {
 	readonly method?: readonly Method[] | undefined;
@@ -81,6 +88,7 @@ export interface SharedSpec {
 	readonly wait?: boolean | number | undefined;
 	readonly log?: RouteLogLevel | undefined;
 	readonly keep?: { readonly runs?: number | undefined; readonly age?: number | undefined } | undefined;
+	readonly retry?: RetrySpec | undefined;
 	readonly concurrency?:
 		| { readonly limit?: number | undefined; readonly when_busy?: WhenBusy | undefined }
 		| undefined;
@@ -149,6 +157,11 @@ export function compileRoute(
 	const timeout = spec.timeout ?? defaults.timeout ?? 600_000;
 	const killAfter = spec.kill_after ?? defaults.kill_after ?? 10_000;
 	const maxOutput = spec.max_output ?? defaults.max_output ?? 10 * 1024 * 1024;
+	const again = spec.retry ?? defaults.retry;
+	const retry =
+		again === undefined || again.attempts === 1
+			? {}
+			: { retry: { attempts: again.attempts, delay: again.delay ?? 10_000, backoff: again.backoff ?? 2 } };
 	const route: Route = {
 		name,
 		path: path.text,
@@ -159,7 +172,7 @@ export function compileRoute(
 		wait: spec.wait ?? defaults.wait ?? false,
 		respond: answers,
 		stdin: spec.stdin ?? 'none',
-		plan: (parameters) => ({ steps: [command.plan(parameters)], timeout, killAfter, maxOutput }),
+		plan: (parameters) => ({ steps: [command.plan(parameters)], timeout, killAfter, maxOutput, ...retry }),
 		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
 		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
 		whenBusy: spec.concurrency?.when_busy ?? defaults.concurrency?.when_busy ?? 'queue',

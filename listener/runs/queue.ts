@@ -20,7 +20,15 @@ import {
 	type Store,
 } from '../stores/store.ts';
 import { LineLog, type Outputs } from './output.ts';
-import { type ClaimedRun, hasEnded, idMaker, type NewRun, type Outcome, type Run } from './run.ts';
+import {
+	type ClaimedRun,
+	hasEnded,
+	idMaker,
+	type NewRun,
+	type Outcome,
+	type Run,
+	retryDelay,
+} from './run.ts';
 import type { Runner } from './runner.ts';
 
 /** What happens to runs, for whoever wants to know. */
@@ -81,6 +89,8 @@ export class Queue {
 	/** A run may have been left in the queue because those places were not free. */
 	#refused = false;
 	#started = false;
+	/** The next look at runs whose next attempt is due. */
+	#due: NodeJS.Timeout | undefined;
 	#draining = false;
 	#stopping = false;
 	/** Called whenever something under way has ended. */
@@ -116,6 +126,7 @@ export class Queue {
 		this.#started = true;
 		this.#queued = (await this.#store.counts()).queued;
 		this.#claim(this.#limit);
+		await this.#lookWhenDue();
 	}
 
 	/**
@@ -236,6 +247,7 @@ export class Queue {
 	/** Takes no more runs and starts none. Resolves when those under way have ended, or after `ms` milliseconds: true when all have. */
 	async drain(ms: number): Promise<boolean> {
 		this.#draining = true;
+		clearTimeout(this.#due);
 		return new Promise((resolve) => {
 			const done = (all: boolean) => {
 				clearTimeout(late);
@@ -254,6 +266,7 @@ export class Queue {
 	async stop(): Promise<void> {
 		this.#draining = true;
 		this.#stopping = true;
+		clearTimeout(this.#due);
 		await this.#runner.stop();
 		for (const underWay of [...this.#underWay.values()]) {
 			if (!underWay.performed) this.#close(underWay, this.#leave(underWay));
@@ -350,7 +363,12 @@ export class Queue {
 	#performed(id: string, attempt: number, outcome: Outcome, output: KeptOutput): void {
 		const underWay = this.#underWay.get(id);
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
-		this.#close(underWay, this.#settle(underWay, outcome, output));
+		const delay = outcome.state === 'failed' && !underWay.cancelled ? retryDelay(underWay.run) : undefined;
+		const closing =
+			delay === undefined
+				? this.#settle(underWay, outcome, output)
+				: this.#postpone(underWay, outcome, output, delay);
+		this.#close(underWay, closing);
 		this.#claimNext();
 	}
 
@@ -383,13 +401,52 @@ export class Queue {
 		if (!settled) return;
 		this.#deaths.delete(run.id);
 		this.#tellEnded(settled);
-		let lines = await underWay.logging?.lines;
+		await this.#endLines(underWay, output);
+		this.#logEnd(settled);
+	}
+
+	/** Lets a run that failed wait for its next attempt. */
+	async #postpone(underWay: UnderWay, outcome: Outcome, output: KeptOutput, delay: number): Promise<void> {
+		const { run } = underWay;
+		this.#queued++;
+		const postponed = await this.#written(run, () => this.#store.retry(run, delay));
+		underWay.logging?.stop.abort();
+		this.#forget(underWay);
+		if (postponed === undefined) return;
+		this.#deaths.delete(run.id);
+		await this.#endLines(underWay, output);
+		const { id, route, attempt, plan } = run;
+		this.#log.warn('run failed and is started again later', {
+			run: id,
+			route,
+			attempt,
+			attempts: plan.retry?.attempts,
+			why: outcome.message,
+			again: `${delay / 1000}s`,
+		});
+		await this.#lookWhenDue();
+	}
+
+	/** Logs what a run has printed and was not logged while it did. */
+	async #endLines({ run, logging }: UnderWay, output: KeptOutput): Promise<void> {
+		let lines = await logging?.lines;
 		if (lines === undefined && output.short !== null && output.size > 0) {
 			lines = new LineLog(this.#log, run);
 			lines.write(output.short);
 		}
 		lines?.end();
-		this.#logEnd(settled);
+	}
+
+	/** Sees to it that runs are claimed when the next of those that failed is due. */
+	async #lookWhenDue(): Promise<void> {
+		const ms = await this.#store.nextRetry();
+		clearTimeout(this.#due);
+		if (ms === undefined || this.#draining) return;
+		this.#due = setTimeout(() => {
+			this.#claim(this.#limit);
+			// Not at once: the claim is on its way.
+			this.#due = setTimeout(() => void this.#lookWhenDue().catch(() => {}), retryAfter);
+		}, ms);
 	}
 
 	/** Lets go of a run that was ended without having ended by itself. */

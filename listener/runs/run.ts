@@ -44,6 +44,25 @@ export interface Keep {
 	readonly age: number;
 }
 
+/** When a run that failed is started again. */
+export interface Retry {
+	/** How many times it is started at most, the first time included; at least 2. */
+	readonly attempts: number;
+	/** Milliseconds from the first failure to the second start; at most `longestDelay`. */
+	readonly delay: number;
+	/** What the delay is multiplied by with each further failure; at least 1. */
+	readonly backoff: number;
+}
+
+/** Milliseconds. What is still broken after an hour is looked at by people, who do not want to wait longer than that either. */
+export const longestDelay = 3_600_000;
+
+/** Milliseconds from a failed attempt to the next one; undefined when there is none. */
+export function retryDelay({ plan: { retry }, attempt }: Run): number | undefined {
+	if (retry === undefined || attempt >= retry.attempts) return undefined;
+	return Math.min(retry.delay * retry.backoff ** (attempt - 1), longestDelay);
+}
+
 /** What a run will do, decided at acceptance and kept with it. Plain data: it is stored as JSON. */
 export interface Plan {
 	readonly steps: readonly PlannedStep[];
@@ -53,6 +72,8 @@ export interface Plan {
 	readonly killAfter: number;
 	/** Bytes of output kept: half from the beginning, half from the end. */
 	readonly maxOutput: number;
+	/** Absent: a run that failed has failed. */
+	readonly retry?: Retry;
 }
 
 /** A run that is to be written down. */
@@ -99,6 +120,8 @@ export interface Run extends Omit<NewRun, 'stdin'> {
 	readonly state: RunState;
 	/** How many times it was started. Fences: only the holder of the present attempt may settle it. */
 	readonly attempt: number;
+	/** When a run that failed is to be started again, milliseconds since 1970; null when it is not waiting for that. */
+	readonly nextAttemptAt: number | null;
 	readonly startedAt: number | null;
 	readonly endedAt: number | null;
 	readonly outcome: Outcome | null;

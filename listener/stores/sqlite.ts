@@ -6,6 +6,7 @@
  * from 0.1 ms to tens of milliseconds, in which the event loop must go on serving.
  *
  * A queued run is `waiting` (its group is full) or `ready` (it holds one of its group's places and waits for a runner only).
+ * One that failed and is to be started again is kept for `later` until its time comes.
  * So claiming looks at ready runs alone, however many wait behind a busy group. How many places of a group are taken and how
  * many wait is counted in memory, told from the file at open, and put right when a transaction fails.
  */
@@ -15,7 +16,16 @@ import path from 'node:path';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { promisify } from 'node:util';
 import { StateError, StoreUnavailable } from '../errors.ts';
-import type { ClaimedRun, NewRun, Outcome, Run, RunReason, RunState, WhenBusy } from '../runs/run.ts';
+import {
+	type ClaimedRun,
+	longestDelay,
+	type NewRun,
+	type Outcome,
+	type Run,
+	type RunReason,
+	type RunState,
+	type WhenBusy,
+} from '../runs/run.ts';
 import {
 	type Acceptance,
 	type Input,
@@ -27,11 +37,19 @@ import {
 } from './store.ts';
 
 /** The file's layout; a listener refuses a newer one instead of guessing. */
-const schemaVersion = 2;
+const schemaVersion = 3;
 
 /** States as stored. Ends come last: the partial indexes below tell open runs from ended ones by this order. */
-const code = { waiting: 0, ready: 1, running: 2, succeeded: 3, failed: 4, cancelled: 5 } as const;
-const stateNames: readonly RunState[] = ['queued', 'queued', 'running', 'succeeded', 'failed', 'cancelled'];
+const code = { later: 0, waiting: 1, ready: 2, running: 3, succeeded: 4, failed: 5, cancelled: 6 } as const;
+const stateNames: readonly RunState[] = [
+	'queued',
+	'queued',
+	'queued',
+	'running',
+	'succeeded',
+	'failed',
+	'cancelled',
+];
 const allCodes = Object.values(code);
 const endedCodes = allCodes.filter((each) => each >= code.succeeded);
 
@@ -46,6 +64,7 @@ const schema = `
 		id TEXT NOT NULL UNIQUE,
 		state INTEGER NOT NULL,
 		attempt INTEGER NOT NULL DEFAULT 0,
+		next_at INTEGER,
 		route TEXT NOT NULL,
 		grp TEXT NOT NULL,
 		places INTEGER NOT NULL,
@@ -65,6 +84,7 @@ const schema = `
 		plan TEXT NOT NULL
 	) STRICT;
 	CREATE INDEX runs_open ON runs (state, seq) WHERE state <= ${code.running};
+	CREATE INDEX runs_later ON runs (next_at) WHERE state = ${code.later};
 	CREATE INDEX runs_waiting ON runs (grp, seq) WHERE state = ${code.waiting};
 	CREATE INDEX runs_joinable ON runs (grp, route) WHERE state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce';
 	CREATE INDEX runs_ended ON runs (state, seq) WHERE state >= ${code.succeeded};
@@ -76,7 +96,7 @@ const schema = `
 `;
 
 const columns =
-	'seq, id, state, attempt, route, grp, places, when_busy, accepted_at, started_at, ended_at, reason, exit_code, signal, ' +
+	'seq, id, state, attempt, next_at, route, grp, places, when_busy, accepted_at, started_at, ended_at, reason, exit_code, signal, ' +
 	'message, output_size, delivery, event, client, parameters, plan';
 
 interface Row {
@@ -84,6 +104,7 @@ interface Row {
 	id: string;
 	state: number;
 	attempt: number;
+	next_at: number | null;
 	route: string;
 	grp: string;
 	places: number;
@@ -138,7 +159,10 @@ export class SqliteStore implements Store {
 	readonly #logFd: number;
 
 	readonly #groups: Map<string, Group>;
-	#counts: { queued: number; running: number };
+	/** `later` are among those queued. */
+	#counts: { queued: number; running: number; later: number };
+	/** No run that is kept for later is due before; milliseconds since 1970. */
+	#dueAt = 0;
 	#nextSeq: number;
 	/** Groups as they were before the present transaction touched them. */
 	readonly #before = new Map<string, Group>();
@@ -205,17 +229,21 @@ export class SqliteStore implements Store {
 
 		this.#sql = prepare(db);
 		this.#groups = new Map();
-		this.#counts = { queued: 0, running: 0 };
+		this.#counts = { queued: 0, running: 0, later: 0 };
 		for (const row of db
 			.prepare(
 				`SELECT grp, state, count(*) AS n FROM runs WHERE state <= ${code.running} GROUP BY grp, state`,
 			)
 			.iterate()) {
 			const { grp, state, n } = row as { grp: string; state: number; n: number };
+			this.#counts[state === code.running ? 'running' : 'queued'] += n;
+			if (state === code.later) {
+				this.#counts.later += n;
+				continue;
+			}
 			const group = this.#groups.get(grp) ?? { taken: 0, waiting: 0 };
 			this.#groups.set(grp, group);
 			group[state === code.waiting ? 'waiting' : 'taken'] += n;
-			this.#counts[state === code.running ? 'running' : 'queued'] += n;
 		}
 		const long = db.prepare(
 			`SELECT seq FROM runs JOIN inputs USING (seq) WHERE state <= ${code.running} AND length(bytes) > ?`,
@@ -239,6 +267,8 @@ export class SqliteStore implements Store {
 	claim(limit: number): Promise<readonly ClaimedRun[]> {
 		return this.#change(() => {
 			const now = this.#now();
+			if (this.#counts.later > 0 && (now >= this.#dueAt || now < this.#dueAt - longestDelay))
+				this.#admitDue(now);
 			const claimed: ClaimedRun[] = [];
 			// One at a time: Node makes an array of rows so slowly that this is the quicker way for a few.
 			while (claimed.length < limit) {
@@ -280,6 +310,29 @@ export class SqliteStore implements Store {
 		});
 	}
 
+	retry(run: Run, delay: number): Promise<Run | undefined> {
+		return this.#change(() => {
+			if (!this.#isPresent(run)) return undefined;
+			const nextAttemptAt = this.#now() + delay;
+			this.#sql.postpone.run(nextAttemptAt, run.seq);
+			this.#counts.running--;
+			this.#counts.queued++;
+			this.#counts.later++;
+			this.#dueAt = Math.min(this.#dueAt, nextAttemptAt);
+			const group = this.#group(run.group);
+			group.taken--;
+			this.#admit(run.group, group);
+			return { ...run, state: 'queued', nextAttemptAt };
+		});
+	}
+
+	async nextRetry(): Promise<number | undefined> {
+		if (this.#counts.later === 0) return undefined;
+		const { next } = this.#read(() => this.#sql.nextDue.get()) as { next: number };
+		const ms = next - this.#now();
+		return ms > longestDelay ? 0 : Math.max(0, ms);
+	}
+
 	cancelQueued(id: string, outcome: Outcome): Promise<boolean> {
 		return this.#change(() => {
 			const row = this.#sql.byId.get(id) as unknown as Row | undefined;
@@ -288,6 +341,10 @@ export class SqliteStore implements Store {
 			this.#counts.queued--;
 			this.#addEnded(row.route, 1);
 			this.#dropLongInput(row.seq);
+			if (row.state === code.later) {
+				this.#counts.later--;
+				return true;
+			}
 			const group = this.#group(row.grp);
 			group[row.state === code.waiting ? 'waiting' : 'taken']--;
 			this.#admit(row.grp, group);
@@ -346,7 +403,8 @@ export class SqliteStore implements Store {
 	}
 
 	async counts(): Promise<{ readonly queued: number; readonly running: number }> {
-		return { ...this.#counts };
+		const { queued, running } = this.#counts;
+		return { queued, running };
 	}
 
 	async routesAfter(name: string, limit: number): Promise<readonly string[]> {
@@ -466,6 +524,26 @@ export class SqliteStore implements Store {
 		return oldest.filter((run, i) => i < over || run.ended_at < endedBefore).slice(0, limit);
 	}
 
+	/** Has runs whose time has come wait for their groups, at their old places. */
+	#admitDue(now: number): void {
+		// Further away than any delay is a time from before the clock was set back.
+		const due = [
+			this.#sql.due.all(0, now),
+			this.#sql.due.all(now + longestDelay + 1, Number.MAX_SAFE_INTEGER),
+		];
+		const names = new Set<string>();
+		for (const row of due.flat()) {
+			const { seq, grp, when_busy } = row as { seq: number; grp: string; when_busy: WhenBusy };
+			const parallel = when_busy === 'parallel';
+			this.#sql.resume.run(parallel ? code.ready : code.waiting, seq);
+			this.#counts.later--;
+			this.#group(grp)[parallel ? 'taken' : 'waiting']++;
+			names.add(grp);
+		}
+		for (const name of names) this.#admit(name, this.#group(name));
+		this.#dueAt = (this.#sql.nextDue.get() as { next: number | null }).next ?? Number.POSITIVE_INFINITY;
+	}
+
 	/** Gives free places of a group to those who wait, oldest first. */
 	#admit(name: string, group: Group): void {
 		while (group.waiting > 0) {
@@ -553,6 +631,7 @@ export class SqliteStore implements Store {
 			this.#fresh.clear();
 			this.#endings.clear();
 			this.#counts = counts;
+			this.#dueAt = 0;
 			this.#nextSeq = nextSeq;
 			const unavailable = unavailableError(error);
 			if (unavailable === undefined && changes.length > 1)
@@ -613,6 +692,13 @@ function prepare(db: DatabaseSync) {
 		recover: db.prepare(
 			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} RETURNING ${columns}`,
 		),
+		postpone: db.prepare(`UPDATE runs SET state = ${code.later}, next_at = ? WHERE seq = ?`),
+		resume: db.prepare('UPDATE runs SET state = ?, next_at = NULL WHERE seq = ?'),
+		due: db.prepare(
+			// No more than that at once; the next claim goes on.
+			`SELECT seq, grp, when_busy FROM runs WHERE state = ${code.later} AND next_at BETWEEN ? AND ? ORDER BY next_at LIMIT 100`,
+		),
+		nextDue: db.prepare(`SELECT min(next_at) AS next FROM runs WHERE state = ${code.later}`),
 		firstWaiting: db.prepare(
 			`SELECT seq, places FROM runs WHERE state = ${code.waiting} AND grp = ? ORDER BY seq LIMIT 1`,
 		),
@@ -661,6 +747,7 @@ function newRun(run: NewRun, seq: number): Run {
 		seq,
 		state: 'queued',
 		attempt: 0,
+		nextAttemptAt: null,
 		startedAt: null,
 		endedAt: null,
 		outcome: null,
@@ -686,6 +773,7 @@ function toRun(row: Row): Run {
 		acceptedAt: row.accepted_at,
 		state,
 		attempt: row.attempt,
+		nextAttemptAt: ended ? null : row.next_at,
 		startedAt: row.started_at,
 		endedAt: row.ended_at,
 		outcome: ended

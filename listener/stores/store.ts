@@ -40,6 +40,14 @@ export interface Store {
 	settle(run: Run, outcome: Outcome, output: KeptOutput): Promise<Run | undefined>;
 	/** Puts a running run back into the queue, at its old place. False when its attempt is no longer the present one. @throws StoreUnavailable */
 	putBack(run: Run): Promise<boolean>;
+	/**
+	 * Puts a running run back into the queue and keeps it there for `delay` milliseconds (at most `longestDelay`). Until then it
+	 * has no place in its group; then it waits for one, before those accepted later. Gives it as it stands; undefined when its
+	 * attempt is no longer the present one. @throws StoreUnavailable
+	 */
+	retry(run: Run, delay: number): Promise<Run | undefined>;
+	/** When the next of these is due, in milliseconds from now; 0 for one that is, undefined when there is none. */
+	nextRetry(): Promise<number | undefined>;
 	/** Ends a queued run. False when it is not queued any more. @throws StoreUnavailable */
 	cancelQueued(id: string, outcome: Outcome): Promise<boolean>;
 	/** Puts every run that is marked running back into the queue (nobody can be running it: a listener starts). Returns them. */
