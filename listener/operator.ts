@@ -156,6 +156,11 @@ export function addOperatorCommands(program: Command, surroundings: Surroundings
 		.argument('<run>', theRun, runArgument)
 		.option(...json)
 		.action((run: string, options) => act(options, (operator) => operator.cancel(run)));
+
+	add('rerun', 'have a run once more, with what it was given then', '  $ puppet-webhook rerun last')
+		.argument('<run>', theRun, runArgument)
+		.option(...json)
+		.action((run: string, options) => act(options, (operator) => operator.rerun(run)));
 }
 
 function runArgument(text: string): string {
@@ -506,6 +511,19 @@ class Operator {
 		if (hasEnded(run.state)) return this.#print(`run ${run.id} of ${visible(run.route)} is cancelled\n`);
 		return this.#print(
 			`run ${run.id} of ${visible(run.route)} is being ended; "puppet-webhook logs -f ${run.id}" goes on until it is\n`,
+		);
+	}
+
+	async rerun(given: string): Promise<number> {
+		const id = await this.#find(given);
+		const answer = await this.#client.ask<{ runs: readonly [Pick<ToldRun, 'id' | 'route'>] }>(
+			`/-/runs/${id}/rerun`,
+			'POST',
+		);
+		if (this.#json) return this.#print(answer);
+		const [run] = answer.runs;
+		return this.#print(
+			`run ${run.id} of ${visible(run.route)} is accepted; "puppet-webhook logs -f ${run.id}" follows it\n`,
 		);
 	}
 

@@ -251,6 +251,17 @@ describe('the commands of an operator', () => {
 		await listener.ended(id);
 	});
 
+	test('rerun has a run once more with its parameters, and tells the new one', async () => {
+		const first = (await listener.post('/deploy?async=false', { role: 'ada' })).json.id;
+		const { code, stdout } = await ask('rerun', first);
+		assert.equal(code, 0);
+		const again = /^run ([0-9a-z]{26}) of deploy is accepted/.exec(stdout)?.[1] ?? '';
+		assert.notEqual(again, first);
+		assert.equal((await listener.ended(again)).parameters.role, 'ada');
+		const unknown = await ask('rerun', 'zzzz');
+		assert.equal(unknown.code, 1);
+	});
+
 	test('cancel ends a run that waits at once, and says why it cannot end one that has ended', async () => {
 		const before = await run(listener, 'waits');
 		const id = await run(listener, 'waits');
@@ -287,7 +298,7 @@ describe('the commands of an operator', () => {
 	test('every command shows its help with an example', async () => {
 		const { stdout } = await command(['--help']);
 		const names = [...stdout.matchAll(/^ {2}([a-z]+) (?:\[options\]|<)/gm)].map((match) => match[1] ?? '');
-		assert.deepEqual(names, ['serve', 'check', 'routes', 'runs', 'logs', 'cancel']);
+		assert.deepEqual(names, ['serve', 'check', 'routes', 'runs', 'logs', 'cancel', 'rerun']);
 		const helps = await Promise.all(names.map((name) => command([name, '--help'])));
 		for (const [index, { code, stdout }] of helps.entries()) {
 			assert.equal(code, 0);
