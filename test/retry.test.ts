@@ -1,10 +1,10 @@
-/** Runs that are started again: because they failed and their route says so. */
+/** Runs that are started again: because they failed and their route says so, or because the listener died; and those that are not. */
 
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
-import { type Listener, startListener, until } from './helpers/listener.ts';
+import { type Listener, processesOf, startListener, until } from './helpers/listener.ts';
 
 async function accept(listener: Listener, route: string, body?: object): Promise<string> {
 	const accepted = await listener.post(`/${route}`, body);
@@ -123,4 +123,63 @@ test('retry: a restart of the listener neither shortens nor loses the delay', as
 		assert.ok(second >= Date.parse(nextAttemptAt), `${second} is before ${nextAttemptAt}`);
 		await next.stop();
 	}
+});
+
+describe('on_crash: fail', () => {
+	const routes = `
+defaults: { on_crash: fail }
+routes:
+  once: { command: '${note}; echo begun; sleep 0.2; echo more; sleep 1000' }
+  again: { on_crash: rerun, command: '${note}; [ $(wc -l <starts-$WEBHOOK_RUN) = 2 ] || sleep 1000' }
+`;
+
+	const said = (run: Record<string, unknown>) => [run.state, run.reason, run.attempt, run.exitCode];
+
+	/** Starts a listener, and a run that has said something. */
+	async function begun(args: readonly string[] = []) {
+		const listener = await startListener({ routes, args });
+		const id = await accept(listener, 'once');
+		await until('output', async () => /more/.test(await listener.output(id)));
+		return { listener, id };
+	}
+
+	test('a run that the listener died over has failed, and is not run again; those behind it are run', async () => {
+		const { listener: first, id } = await begun();
+		const behind = await accept(first, 'once');
+		const other = await accept(first, 'again');
+		await until('the other to begin', () => starts(first, other).length === 1);
+		await first.stop('SIGKILL');
+		const next = await first.again();
+		const run = await next.ended(id);
+		assert.deepEqual(said(run), ['failed', 'lost', 1, null]);
+		assert.equal(run.message, 'the listener ended while it ran');
+		assert.equal(await next.output(id), 'begun\nmore\n');
+		assert.equal(run.output.size, 11);
+		await until('the next to begin', () => starts(next, behind).length === 1);
+		assert.equal(starts(next, id).length, 1);
+		assert.deepEqual(said(await next.ended(other)), ['succeeded', 'exit', 2, 0]);
+		await next.post(`/-/runs/${behind}/cancel`);
+		await next.ended(behind);
+	});
+
+	test('a run that its runner died over has failed', async () => {
+		const { listener, id } = await begun();
+		for (const { pid, command } of processesOf(listener.dir)) {
+			if (/runner-process/.test(command)) process.kill(pid, 'SIGKILL');
+		}
+		const run = await listener.ended(id);
+		assert.deepEqual(said(run), ['failed', 'lost', 1, null]);
+		assert.equal(run.message, 'its runner died while it ran');
+		assert.equal(await listener.output(id), 'begun\nmore\n');
+	});
+
+	test('a run that is ended at the end of the drain time has failed', async () => {
+		const { listener, id } = await begun(['--drain', '100ms']);
+		await listener.stop();
+		const next = await listener.again();
+		const run = await next.run(id);
+		assert.deepEqual(said(run), ['failed', 'lost', 1, null]);
+		assert.equal(run.message, 'the listener was stopped while it ran');
+		assert.equal(await next.output(id), 'begun\nmore\n');
+	});
 });

@@ -376,6 +376,25 @@ for (const [engine, open] of Object.entries(engines)) {
 		await store.close();
 	});
 
+	withStore('leaves a run running that must not be run twice', async (store) => {
+		const { plan } = offer();
+		const fail = await acceptOne(store, { group: 'fail', plan: { ...plan, onCrash: 'fail' } });
+		const again = await acceptOne(store, { group: 'again' });
+		const waiting = await acceptOne(store, { group: 'fail', plan: { ...plan, onCrash: 'fail' } });
+		await store.claim(9);
+		const recovered = await store.recover();
+		assert.deepEqual(
+			recovered.map(({ id, state }) => [id, state]),
+			[
+				[fail.id, 'running'],
+				[again.id, 'queued'],
+			],
+		);
+		assert.deepEqual(await store.counts(), { queued: 2, running: 1 });
+		assert.ok(await store.settle(recovered[0]!, failure, none));
+		assert.deepEqual(ids(await store.claim(9)), [again.id, waiting.id]);
+	});
+
 	withStore('lists newest first, by route and state, page by page', async (store) => {
 		const runs = [];
 		for (let i = 0; i < 12; i++) {

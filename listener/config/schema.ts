@@ -212,6 +212,10 @@ const shared = {
 	).optional(),
 	keep: keep.optional(),
 	retry: retry.optional(),
+	on_crash: z.enum(['rerun', 'fail']).optional().meta({
+		description:
+			'What becomes of a run that the listener or the host dies over: rerun, it is started again; fail, it has failed. Default: rerun.',
+	}),
 	wait: z
 		.union([z.boolean(), duration('Answer when the run has ended if it does within this time.')], {
 			error: 'must be true, false or a duration such as "30s"',

@@ -89,6 +89,7 @@ export interface SharedSpec {
 	readonly log?: RouteLogLevel | undefined;
 	readonly keep?: { readonly runs?: number | undefined; readonly age?: number | undefined } | undefined;
 	readonly retry?: RetrySpec | undefined;
+	readonly on_crash?: 'rerun' | 'fail' | undefined;
 	readonly concurrency?:
 		| { readonly limit?: number | undefined; readonly when_busy?: WhenBusy | undefined }
 		| undefined;
@@ -162,6 +163,7 @@ export function compileRoute(
 		again === undefined || again.attempts === 1
 			? {}
 			: { retry: { attempts: again.attempts, delay: again.delay ?? 10_000, backoff: again.backoff ?? 2 } };
+	const onCrash = (spec.on_crash ?? defaults.on_crash) === 'fail' ? { onCrash: 'fail' as const } : {};
 	const route: Route = {
 		name,
 		path: path.text,
@@ -172,7 +174,14 @@ export function compileRoute(
 		wait: spec.wait ?? defaults.wait ?? false,
 		respond: answers,
 		stdin: spec.stdin ?? 'none',
-		plan: (parameters) => ({ steps: [command.plan(parameters)], timeout, killAfter, maxOutput, ...retry }),
+		plan: (parameters) => ({
+			steps: [command.plan(parameters)],
+			timeout,
+			killAfter,
+			maxOutput,
+			...retry,
+			...onCrash,
+		}),
 		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
 		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
 		whenBusy: spec.concurrency?.when_busy ?? defaults.concurrency?.when_busy ?? 'queue',

@@ -218,6 +218,17 @@ export class Outputs {
 		return { size, short: size === 0 ? Buffer.alloc(0) : null };
 	}
 
+	/** The output of a run that an earlier listener was performing, as far as it got into the run's file. */
+	async leftOver(run: Run): Promise<KeptOutput> {
+		const reader = this.#reader(run);
+		try {
+			const size = await reader.size();
+			return { size, short: size === 0 ? Buffer.alloc(0) : null };
+		} finally {
+			await reader.close();
+		}
+	}
+
 	/** The run has ended, is queued again, or was cancelled before it began, and the store has that. */
 	ended(id: string): void {
 		this.#growing.delete(id);
@@ -380,6 +391,14 @@ class FileReader {
 			from += lost;
 			return from > asked ? { from, bytes, cut: { from: asked, to: from } } : { from, bytes };
 		}
+	}
+
+	/** How many bytes were written, as far as the file tells; 0 without one. */
+	async size(): Promise<number> {
+		const written = await this.#written();
+		if (written > 0) return written;
+		const stat = await this.#handle?.stat();
+		return Math.min(stat?.size ?? 0, this.#head + this.#tail);
 	}
 
 	async close(): Promise<void> {

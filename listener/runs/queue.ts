@@ -120,8 +120,15 @@ export class Queue {
 		const recorded = await Promise.all(this.#runner.recorded.map((id) => this.#store.get(id)));
 		const open = recorded.filter((run) => run !== undefined && !hasEnded(run.state)) as Run[];
 		await this.#runner.clear([...recovered, ...open]);
-		for (const { id, route, attempt } of recovered) {
-			this.#log.warn('run was interrupted and is started again', { run: id, route, attempt });
+		for (const run of recovered) {
+			const { id, route, attempt } = run;
+			if (run.state === 'queued') {
+				this.#log.warn('run was interrupted and is started again', { run: id, route, attempt });
+				continue;
+			}
+			const output = await this.#outputs.leftOver(run);
+			const ended = await this.#store.settle(run, lost('the listener ended while it ran'), output);
+			if (ended !== undefined) this.#logEnd(ended);
 		}
 		this.#started = true;
 		this.#queued = (await this.#store.counts()).queued;
@@ -378,10 +385,12 @@ export class Queue {
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
 		const deaths = (this.#deaths.get(id) ?? 0) + 1;
 		this.#deaths.set(id, deaths);
-		if (deaths < mostDeaths) this.#close(underWay, this.#leave(underWay));
+		if (underWay.run.plan.onCrash === 'fail' && !underWay.cancelled) {
+			const outcome = lost('its runner died while it ran');
+			this.#close(underWay, this.#settle(underWay, outcome, this.#outputs.soFar(id)));
+		} else if (deaths < mostDeaths) this.#close(underWay, this.#leave(underWay));
 		else {
-			const message = `the run was given up: its runner died ${deaths} times, so it seems to kill it`;
-			const outcome: Outcome = { state: 'failed', reason: 'lost', exitCode: null, signal: null, message };
+			const outcome = lost(`the run was given up: its runner died ${deaths} times, so it seems to kill it`);
 			this.#close(underWay, this.#settle(underWay, outcome, this.#outputs.soFar(id)));
 		}
 		this.#claimNext();
@@ -451,9 +460,11 @@ export class Queue {
 
 	/** Lets go of a run that was ended without having ended by itself. */
 	#leave(underWay: UnderWay): Promise<void> {
-		return underWay.cancelled
-			? this.#settle(underWay, cancelled('the run was cancelled'), this.#outputs.soFar(underWay.run.id))
-			: this.#putBack(underWay);
+		const { id, plan } = underWay.run;
+		const ended = (outcome: Outcome) => this.#settle(underWay, outcome, this.#outputs.soFar(id));
+		if (underWay.cancelled) return ended(cancelled('the run was cancelled'));
+		if (plan.onCrash === 'fail') return ended(lost('the listener was stopped while it ran'));
+		return this.#putBack(underWay);
 	}
 
 	async #putBack(underWay: UnderWay): Promise<void> {
@@ -514,6 +525,10 @@ export class Queue {
 function asOffered(run: Run): Omit<NewRun, 'stdin'> {
 	const { seq, state, attempt, startedAt, endedAt, outcome, outputSize, ...offered } = run;
 	return offered;
+}
+
+function lost(message: string): Outcome {
+	return { state: 'failed', reason: 'lost', exitCode: null, signal: null, message };
 }
 
 function cancelled(message: string): Outcome {

@@ -74,6 +74,8 @@ export interface Plan {
 	readonly maxOutput: number;
 	/** Absent: a run that failed has failed. */
 	readonly retry?: Retry;
+	/** `fail`: when the listener or its runner dies over the run it has failed, instead of being started again. */
+	readonly onCrash?: 'fail';
 }
 
 /** A run that is to be written down. */

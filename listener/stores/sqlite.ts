@@ -354,9 +354,10 @@ export class SqliteStore implements Store {
 
 	recover(): Promise<readonly Run[]> {
 		return this.#change(() => {
-			const rows = this.#sql.recover.all() as unknown as Row[];
-			this.#counts.queued += rows.length;
-			this.#counts.running -= rows.length;
+			const queued = this.#sql.recover.all() as unknown as Row[];
+			this.#counts.queued += queued.length;
+			this.#counts.running -= queued.length;
+			const rows = [...queued, ...(this.#sql.allRunning.all() as unknown as Row[])];
 			return rows.sort((a, b) => a.seq - b.seq).map(toRun);
 		});
 	}
@@ -690,8 +691,10 @@ function prepare(db: DatabaseSync) {
 				'WHERE seq = ?',
 		),
 		recover: db.prepare(
-			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} RETURNING ${columns}`,
+			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} ` +
+				`AND plan ->> 'onCrash' IS NOT 'fail' RETURNING ${columns}`,
 		),
+		allRunning: db.prepare(`SELECT ${columns} FROM runs WHERE ${open} AND state = ${code.running}`),
 		postpone: db.prepare(`UPDATE runs SET state = ${code.later}, next_at = ? WHERE seq = ?`),
 		resume: db.prepare('UPDATE runs SET state = ?, next_at = NULL WHERE seq = ?'),
 		due: db.prepare(

@@ -50,7 +50,10 @@ export interface Store {
 	nextRetry(): Promise<number | undefined>;
 	/** Ends a queued run. False when it is not queued any more. @throws StoreUnavailable */
 	cancelQueued(id: string, outcome: Outcome): Promise<boolean>;
-	/** Puts every run that is marked running back into the queue (nobody can be running it: a listener starts). Returns them. */
+	/**
+	 * Puts every run that is marked running back into the queue (nobody can be running it: a listener starts), except those whose
+	 * plan says `onCrash: 'fail'`: these stay running until they are settled. Returns all of them, as they stand then.
+	 */
 	recover(): Promise<readonly Run[]>;
 	get(id: string): Promise<Run | undefined>;
 	list(filter: RunFilter): Promise<readonly Run[]>;
