@@ -172,6 +172,7 @@ const longestText = 1024 * 1024;
 
 /** The end of an ended run's output; where that begins within a character, behind it. */
 export async function lastText(outputs: Outputs, run: Run): Promise<OutputText> {
+	if (run.outputSize === 0) return { text: '', from: 0 };
 	const from = Math.max(0, run.outputSize - longestText);
 	let text = '';
 	for await (const piece of asText(outputs.read(run.id, from))) text += piece;
