@@ -75,7 +75,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		...['runs', 'runs/run', 'triggers', 'config'],
 	],
 	// A client of what http answers, which it knows by the documents only.
-	operator: ['errors', 'runs/run', 'config', 'terminal'],
+	client: ['errors', 'config', 'terminal'],
+	operator: ['errors', 'runs/run', 'terminal', 'client'],
 	main: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
 		...['triggers', 'config', 'metrics', 'http', 'operator'],
@@ -101,7 +102,7 @@ const reserved: readonly { what: string; used: (file: Source) => boolean; only: 
 			contains(/\bfetch\(/)(file),
 		// auth fetches the keys that tokens are signed with.
 		only: [
-			...['auth/', 'config/', 'http/', 'logs/', 'main.ts', 'operator.ts', 'runs/', 'steps/', 'stores/'],
+			...['auth/', 'config/', 'http/', 'logs/', 'main.ts', 'client.ts', 'runs/', 'steps/', 'stores/'],
 			'triggers/',
 		],
 	},

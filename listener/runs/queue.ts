@@ -19,7 +19,8 @@ import {
 	type RunFilter,
 	type Store,
 } from '../stores/store.ts';
-import { LineLog, type Outputs } from './output.ts';
+import { LineLog } from './line-log.ts';
+import type { Outputs } from './output.ts';
 import {
 	type ClaimedRun,
 	hasEnded,

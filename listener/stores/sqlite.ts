@@ -13,7 +13,7 @@
 
 import fs from 'node:fs';
 import path from 'node:path';
-import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { promisify } from 'node:util';
 import { StateError, StoreUnavailable } from '../errors.ts';
 import {
@@ -22,10 +22,21 @@ import {
 	type NewRun,
 	type Outcome,
 	type Run,
-	type RunReason,
-	type RunState,
 	type WhenBusy,
 } from '../runs/run.ts';
+import {
+	allCodes,
+	code,
+	endedCodes,
+	ending,
+	newRun,
+	prepare,
+	type Row,
+	schema,
+	schemaVersion,
+	stateNames,
+	toRun,
+} from './sqlite-tables.ts';
 import {
 	type Acceptance,
 	type Input,
@@ -35,94 +46,6 @@ import {
 	type RunFilter,
 	type Store,
 } from './store.ts';
-
-/** The file's layout; a listener refuses a newer one instead of guessing. */
-const schemaVersion = 3;
-
-/** States as stored. Ends come last: the partial indexes below tell open runs from ended ones by this order. */
-const code = { later: 0, waiting: 1, ready: 2, running: 3, succeeded: 4, failed: 5, cancelled: 6 } as const;
-const stateNames: readonly RunState[] = [
-	'queued',
-	'queued',
-	'queued',
-	'running',
-	'succeeded',
-	'failed',
-	'cancelled',
-];
-const allCodes = Object.values(code);
-const endedCodes = allCodes.filter((each) => each >= code.succeeded);
-
-/**
- * Standard input and short output have tables of their own, so that a change of state does not rewrite megabytes and a page of
- * the history reads small rows. Indexes over ended runs are touched once in a run's life. `history` says how many runs of a
- * route have ended, since counting a million takes too long. Input that is gone is NULL.
- */
-const schema = `
-	CREATE TABLE runs (
-		seq INTEGER PRIMARY KEY,
-		id TEXT NOT NULL UNIQUE,
-		state INTEGER NOT NULL,
-		attempt INTEGER NOT NULL DEFAULT 0,
-		next_at INTEGER,
-		route TEXT NOT NULL,
-		grp TEXT NOT NULL,
-		places INTEGER NOT NULL,
-		when_busy TEXT NOT NULL,
-		accepted_at INTEGER NOT NULL,
-		started_at INTEGER,
-		ended_at INTEGER,
-		reason TEXT,
-		exit_code INTEGER,
-		signal TEXT,
-		message TEXT,
-		output_size INTEGER NOT NULL DEFAULT 0,
-		delivery TEXT NOT NULL,
-		event TEXT NOT NULL,
-		client TEXT NOT NULL,
-		parameters TEXT NOT NULL,
-		plan TEXT NOT NULL
-	) STRICT;
-	CREATE INDEX runs_open ON runs (state, seq) WHERE state <= ${code.running};
-	CREATE INDEX runs_later ON runs (next_at) WHERE state = ${code.later};
-	CREATE INDEX runs_waiting ON runs (grp, seq) WHERE state = ${code.waiting};
-	CREATE INDEX runs_joinable ON runs (grp, route) WHERE state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce';
-	CREATE INDEX runs_ended ON runs (state, seq) WHERE state >= ${code.succeeded};
-	CREATE INDEX runs_ended_by_route ON runs (route, state, seq) WHERE state >= ${code.succeeded};
-	CREATE TABLE inputs (seq INTEGER PRIMARY KEY, bytes BLOB) STRICT;
-	CREATE TABLE outputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
-	CREATE TABLE history (route TEXT PRIMARY KEY, runs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-	PRAGMA user_version = ${schemaVersion};
-`;
-
-const columns =
-	'seq, id, state, attempt, next_at, route, grp, places, when_busy, accepted_at, started_at, ended_at, reason, exit_code, signal, ' +
-	'message, output_size, delivery, event, client, parameters, plan';
-
-interface Row {
-	seq: number;
-	id: string;
-	state: number;
-	attempt: number;
-	next_at: number | null;
-	route: string;
-	grp: string;
-	places: number;
-	when_busy: WhenBusy;
-	accepted_at: number;
-	started_at: number | null;
-	ended_at: number | null;
-	reason: RunReason | null;
-	exit_code: number | null;
-	signal: string | null;
-	message: string | null;
-	output_size: number;
-	delivery: string;
-	event: string;
-	client: string;
-	parameters: string;
-	plan: string;
-}
 
 /** How full a group is: `taken` places (ready and running runs), and runs that wait for one. */
 interface Group {
@@ -656,140 +579,6 @@ export class SqliteStore implements Store {
 		this.#db.exec('PRAGMA synchronous = OFF; PRAGMA wal_checkpoint(PASSIVE); PRAGMA synchronous = NORMAL');
 		await fdatasync(this.#fileFd);
 	}
-}
-
-function prepare(db: DatabaseSync) {
-	const open = `state <= ${code.running}`;
-	const ended = `state >= ${code.succeeded}`;
-	const forEachState = (sql: (state: number, range: string) => string): Record<number, StatementSync> =>
-		Object.fromEntries(
-			allCodes.map((state) => [state, db.prepare(sql(state, state <= code.running ? open : ended))]),
-		);
-	// Where a partial index is to serve, its condition is repeated word for word: SQLite draws no conclusions here.
-	return {
-		insert: db.prepare(
-			'INSERT INTO runs (seq, id, state, route, grp, places, when_busy, accepted_at, delivery, event, client, parameters, plan) ' +
-				'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
-		),
-		joinable: db.prepare(
-			`SELECT seq FROM runs WHERE grp = ? AND route = ? AND state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce'`,
-		),
-		join: db.prepare(
-			`UPDATE runs SET delivery = ?, event = ?, client = ?, parameters = ?, plan = ? WHERE seq = ? RETURNING ${columns}`,
-		),
-		firstReady: db.prepare(
-			`SELECT seq FROM runs WHERE ${open} AND state = ${code.ready} ORDER BY seq LIMIT 1`,
-		),
-		claim: db.prepare(
-			`UPDATE runs SET state = ${code.running}, attempt = attempt + 1, started_at = ? WHERE seq = ?`,
-		),
-		running: db.prepare(
-			`SELECT 1 AS yes FROM runs WHERE seq = ? AND id = ? AND attempt = ? AND state = ${code.running}`,
-		),
-		settle: db.prepare(
-			'UPDATE runs SET state = ?, reason = ?, exit_code = ?, signal = ?, message = ?, ended_at = ?, output_size = ? ' +
-				'WHERE seq = ?',
-		),
-		recover: db.prepare(
-			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} ` +
-				`AND plan ->> 'onCrash' IS NOT 'fail' RETURNING ${columns}`,
-		),
-		allRunning: db.prepare(`SELECT ${columns} FROM runs WHERE ${open} AND state = ${code.running}`),
-		postpone: db.prepare(`UPDATE runs SET state = ${code.later}, next_at = ? WHERE seq = ?`),
-		resume: db.prepare('UPDATE runs SET state = ?, next_at = NULL WHERE seq = ?'),
-		due: db.prepare(
-			// No more than that at once; the next claim goes on.
-			`SELECT seq, grp, when_busy FROM runs WHERE state = ${code.later} AND next_at BETWEEN ? AND ? ORDER BY next_at LIMIT 100`,
-		),
-		nextDue: db.prepare(`SELECT min(next_at) AS next FROM runs WHERE state = ${code.later}`),
-		firstWaiting: db.prepare(
-			`SELECT seq, places FROM runs WHERE state = ${code.waiting} AND grp = ? ORDER BY seq LIMIT 1`,
-		),
-		admit: db.prepare(`UPDATE runs SET state = ${code.ready} WHERE seq = ?`),
-		byId: db.prepare(`SELECT ${columns} FROM runs WHERE id = ?`),
-		bySeq: db.prepare(`SELECT ${columns} FROM runs WHERE seq = ?`),
-		newest: db.prepare(`SELECT ${columns} FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?`),
-		newestOf: forEachState(
-			(state, range) =>
-				`SELECT seq FROM runs WHERE ${range} AND state = ${state} AND seq < ? ORDER BY seq DESC LIMIT ?`,
-		),
-		newestOfRoute: forEachState(
-			(state, range) =>
-				`SELECT seq FROM runs WHERE ${range} AND route = ? AND state = ${state} AND seq < ? ORDER BY seq DESC LIMIT ?`,
-		),
-		oldestOfRoute: forEachState(
-			(state, range) =>
-				`SELECT seq, id, ended_at FROM runs WHERE ${range} AND route = ? AND state = ${state} ORDER BY seq LIMIT ?`,
-		),
-		endedRuns: db.prepare('SELECT runs FROM history WHERE route = ?'),
-		addEnded: db.prepare(
-			'INSERT INTO history (route, runs) VALUES (?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs',
-		),
-		routesAfter: db.prepare('SELECT route FROM history WHERE route > ? AND runs > 0 ORDER BY route LIMIT ?'),
-		dropRun: db.prepare('DELETE FROM runs WHERE seq = ?'),
-		input: db.prepare('SELECT bytes FROM inputs WHERE seq = ?'),
-		putInput: db.prepare('INSERT OR REPLACE INTO inputs (seq, bytes) VALUES (?, ?)'),
-		clearInput: db.prepare('UPDATE inputs SET bytes = NULL WHERE seq = ? AND length(bytes) > ?'),
-		dropInput: db.prepare('DELETE FROM inputs WHERE seq = ?'),
-		output: db.prepare('SELECT bytes FROM outputs WHERE seq = ?'),
-		putOutput: db.prepare('INSERT OR REPLACE INTO outputs (seq, bytes) VALUES (?, ?)'),
-		dropOutput: db.prepare('DELETE FROM outputs WHERE seq = ?'),
-		logSize: db.prepare('PRAGMA wal_checkpoint(NOOP)'),
-	};
-}
-
-/** The first values of the statement `settle`. */
-function ending(outcome: Outcome, endedAt: number): SQLInputValue[] {
-	return [code[outcome.state], outcome.reason, outcome.exitCode, outcome.signal, outcome.message, endedAt];
-}
-
-function newRun(run: NewRun, seq: number): Run {
-	const { stdin: _, ...rest } = run;
-	return {
-		...rest,
-		seq,
-		state: 'queued',
-		attempt: 0,
-		nextAttemptAt: null,
-		startedAt: null,
-		endedAt: null,
-		outcome: null,
-		outputSize: 0,
-	};
-}
-
-function toRun(row: Row): Run {
-	const state = stateNames[row.state]!;
-	const ended = row.state >= code.succeeded;
-	return {
-		id: row.id,
-		seq: row.seq,
-		route: row.route,
-		group: row.grp,
-		limit: row.places,
-		whenBusy: row.when_busy,
-		delivery: row.delivery,
-		event: row.event,
-		client: row.client,
-		parameters: JSON.parse(row.parameters),
-		plan: JSON.parse(row.plan),
-		acceptedAt: row.accepted_at,
-		state,
-		attempt: row.attempt,
-		nextAttemptAt: ended ? null : row.next_at,
-		startedAt: row.started_at,
-		endedAt: row.ended_at,
-		outcome: ended
-			? {
-					state: state as Outcome['state'],
-					reason: row.reason!,
-					exitCode: row.exit_code,
-					signal: row.signal,
-					message: row.message!,
-				}
-			: null,
-		outputSize: row.output_size,
-	};
 }
 
 /** SQLite's result codes that tell of the disk and not of a fault of ours, and what an operator calls them. */
