@@ -2,11 +2,21 @@
 
 /** Who called, as far as the connection tells. */
 export interface Client {
-	/** The TCP peer's address without IPv6 mapping (`127.0.0.1`, not `::ffff:127.0.0.1`); `unix` for a unix socket. */
+	/** The caller's address without IPv6 mapping (`127.0.0.1`, not `::ffff:127.0.0.1`); `unix` for a unix socket. */
 	readonly ip: string;
 	/** True for 127.0.0.0/8, ::1 and unix sockets. */
 	readonly loopback: boolean;
+	/** The name in the certificate that TLS has verified; empty when the caller showed none. */
+	readonly certname: string;
+	/** That certificate's trusted extensions by their Puppet short names, such as `pp_role`. */
+	readonly extensions: Readonly<Record<string, string>>;
 }
+
+/** What a caller without a certificate shows. */
+export const noCertificate: Pick<Client, 'certname' | 'extensions'> = Object.freeze({
+	certname: '',
+	extensions: Object.freeze({}),
+});
 
 /** One HTTP request to a route, as it arrived. `body` holds the exact bytes received, before any decompression or parsing. */
 export interface Delivery {
@@ -24,10 +34,75 @@ export interface Delivery {
 	readonly client: Client;
 }
 
-/** What a delivery tells: a plain call is one event of kind `call`; sources normalise theirs to pushes, images and so on. */
+/** The repository that an event is about; every field is empty when the sender does not tell it. */
+export interface Repository {
+	/** Without its owner. */
+	readonly name: string;
+	/** With its owner, groups or project: `owner/name`. */
+	readonly full_name: string;
+	/** Where git fetches it over HTTPS. */
+	readonly url: string;
+	/** Where git fetches it over SSH. */
+	readonly ssh_url: string;
+}
+
+/** The container image (or artifact) that an event is about; every field is empty when the sender does not tell it. */
+export interface Image {
+	/** The registry's host, and port when it has one. */
+	readonly registry: string;
+	/** Without registry, tag and digest: `library/nginx`. */
+	readonly repository: string;
+	readonly tag: string;
+	/** `sha256:…` */
+	readonly digest: string;
+}
+
+/**
+ * What a delivery tells: a plain call is one event of kind `call`; sources normalise theirs to pushes, images and so on. Every
+ * field is always there, and empty when the sender does not tell it, so that an expression never fails for a missing one.
+ */
 export interface Event {
-	/** A command reads it as `WEBHOOK_EVENT`. */
+	/** `push`, `tag`, `pull_request`, `release`, `image`, `build`, `ping`, `call`, or the sender's own word. A command reads it as `WEBHOOK_EVENT`. */
 	readonly kind: string;
+	/** What happened to it, in the sender's word: `opened`, `published`, `COMPLETED`. */
+	readonly action: string;
+	readonly repository: Repository;
+	/** In full: `refs/heads/main`, `refs/tags/v1`. */
+	readonly ref: string;
+	/** Empty when the ref is no branch. */
+	readonly branch: string;
+	/** Of a git ref; an image's is in `image`. */
+	readonly tag: string;
+	/** The object that the ref points to afterwards; empty when it was deleted. */
+	readonly commit: string;
+	readonly created: boolean;
+	readonly deleted: boolean;
+	/** The ref's history was rewritten. */
+	readonly forced: boolean;
+	readonly image: Image;
+	/** Who caused it, by login name. */
+	readonly sender: string;
+}
+
+const noRepository: Repository = Object.freeze({ name: '', full_name: '', url: '', ssh_url: '' });
+const noImage: Image = Object.freeze({ registry: '', repository: '', tag: '', digest: '' });
+
+/** An event with what is known of it. */
+export function eventOf(known: { readonly kind: string } & Partial<Event>): Event {
+	return Object.freeze({
+		action: '',
+		repository: noRepository,
+		ref: '',
+		branch: '',
+		tag: '',
+		commit: '',
+		created: false,
+		deleted: false,
+		forced: false,
+		image: noImage,
+		sender: '',
+		...known,
+	});
 }
 
 /** A parsed body. Forms and JSON objects are maps; a JSON array is an array; no body is undefined. */

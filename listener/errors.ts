@@ -30,6 +30,8 @@ interface Details {
 	readonly cause?: unknown;
 	readonly headers?: Readonly<Record<string, string>>;
 	readonly extension?: ProblemExtension;
+	/** What the log is told in place of the message, when callers are not to know it. */
+	readonly why?: string;
 }
 
 /** The base of all below. `status` is the HTTP status when the error reaches a caller; 500 for those that should not. */
@@ -41,12 +43,15 @@ export abstract class WebhookError extends Error {
 	/** Headers that belong to the answer, such as `Allow` or `WWW-Authenticate`. */
 	readonly headers: Readonly<Record<string, string>>;
 	readonly extension: ProblemExtension;
+	/** The cause as the log tells it; the message, unless callers are told less. */
+	readonly why: string;
 
 	constructor(message: string, details: Details = {}) {
 		super(message, details.cause === undefined ? undefined : { cause: details.cause });
 		this.name = new.target.name;
 		this.headers = details.headers ?? {};
 		this.extension = details.extension ?? {};
+		this.why = details.why ?? message;
 	}
 }
 
@@ -103,6 +108,13 @@ export class MethodNotAllowed extends WebhookError {
 	}
 }
 
+/** Who calls is not known: a token, signature or certificate is missing or wrong. Says neither which nor how. */
+export class Unauthorized extends WebhookError {
+	readonly code = 'ERR_UNAUTHORIZED';
+	override readonly status = 401;
+	override readonly expose = true;
+}
+
 /** The caller is known or needs not be, and still may not do this. */
 export class Forbidden extends WebhookError {
 	readonly code = 'ERR_FORBIDDEN';
@@ -142,6 +154,20 @@ export class UnsupportedMediaType extends WebhookError {
 export interface ParameterProblem {
 	readonly parameter: string;
 	readonly reason: string;
+}
+
+/** The caller has made more deliveries than the route's `rate` admits; `Retry-After` says when to come again. */
+export class TooManyRequests extends WebhookError {
+	readonly code = 'ERR_TOO_MANY_REQUESTS';
+	override readonly status = 429;
+	override readonly expose = true;
+}
+
+/** Somebody else's server, whose answer was needed, gave none or a refusal. */
+export class BadGateway extends WebhookError {
+	readonly code = 'ERR_BAD_GATEWAY';
+	override readonly status = 502;
+	override readonly expose = true;
 }
 
 /** Parameters are missing or not admitted; every one is named. */

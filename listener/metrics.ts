@@ -9,10 +9,10 @@ import type { Queue } from './runs/queue.ts';
 import type { Run } from './runs/run.ts';
 
 /**
- * What became of a delivery. `accepted`, `joined` and `busy`: as the store decided · `ignored`: it was taken and nothing was
+ * What became of a delivery. `accepted`, `joined`, `busy` and `repeated`: as the store decided · `ignored`: it was taken and nothing was
  * to run, as for HEAD · `refused`: all else, with the status that says why.
  */
-export type DeliveryOutcome = 'accepted' | 'joined' | 'busy' | 'ignored' | 'refused';
+export type DeliveryOutcome = 'accepted' | 'joined' | 'busy' | 'repeated' | 'ignored' | 'refused';
 
 /**
  * Routes that have series of their own, the first ones of the file. Each may have some 50, and writing those of 100 takes up to

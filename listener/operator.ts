@@ -59,7 +59,7 @@ interface ToldRoutes {
 		readonly path: string;
 		readonly methods: readonly string[];
 		readonly description?: string;
-		readonly auth: string;
+		readonly auth: readonly string[];
 		readonly parameters: readonly { readonly name: string; readonly required: boolean }[];
 	}[];
 }
@@ -204,7 +204,7 @@ class Operator {
 			name,
 			methods.join(','),
 			path,
-			auth,
+			auth.join(', '),
 			parameters.map((one) => (one.required ? one.name : `[${one.name}]`)).join(' '),
 			description,
 		]);

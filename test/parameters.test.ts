@@ -386,7 +386,10 @@ describe('a template', () => {
 
 describe('matching', () => {
 	const routeAt = (path: string, methods: readonly Method[] = ['POST'], name = path): Route => {
-		const { route, faults } = compileRoute(name, { path, command: 'true', method: methods }, {}, new Map());
+		const { route, faults } = compileRoute(name, { path, command: 'true', method: methods }, {}, new Map(), {
+			access: { open: true, any: [], source: null },
+			source: null,
+		});
 		assert.deepEqual(faults, []);
 		return route!;
 	};

@@ -28,6 +28,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// The values that travel.
 	errors: [],
 	delivery: [],
+	secret: [],
 	'steps/step': [],
 	'runs/run': ['steps/step'],
 	// Parts that stand alone.
@@ -35,19 +36,25 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	logs: [],
 	log: ['logs', 'errors'],
 	stores: ['runs/run', 'errors'],
-	auth: ['delivery', 'errors'],
-	sources: ['delivery', 'errors'],
+	auth: ['delivery', 'secret', 'errors'],
+	// They verify as auth does, and Amazon's needs a certificate fetched.
+	sources: ['delivery', 'secret', 'errors', 'auth'],
 	// What a request asks for, and what will be done.
 	'routes/parameters': ['delivery', 'errors'],
 	'routes/template': ['routes/parameters'],
 	steps: ['steps/step', 'routes/parameters', 'routes/template', 'log', 'errors'],
-	routes: ['delivery', 'errors', 'log', 'routes/parameters', 'routes/template', 'steps', 'runs/run'],
+	routes: [
+		...['delivery', 'errors', 'log', 'auth', 'sources', 'routes/parameters', 'routes/template', 'steps'],
+		'runs/run',
+	],
 	// Doing it.
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
 	triggers: ['runs', 'runs/run', 'stores', 'log', 'errors'],
 	// The definition of routes.yaml is made of the definitions of its parts.
 	config: [
 		'errors',
+		'delivery',
+		'secret',
 		'runs/run',
 		'log',
 		'logs',

@@ -29,6 +29,7 @@ function offer(given: Partial<NewRun> = {}): NewRun {
 		delivery: newId(),
 		event: 'call',
 		client: '192.0.2.7',
+		certname: '',
 		parameters: { environment: 'qa', text: 'blank "quote" \n ü \u{1f600}' },
 		plan: {
 			steps: [{ kind: 'command' }],

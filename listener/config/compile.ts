@@ -3,12 +3,14 @@
 import crypto from 'node:crypto';
 import path from 'node:path';
 import type { z } from 'zod';
+import { isOpen } from '../auth/auth.ts';
 import type { Fault } from '../errors.ts';
 import type { LogSettings } from '../log.ts';
 import type { Patterns } from '../routes/parameters.ts';
 import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
 import { RouteTable } from '../routes/table.ts';
 import { compileTemplate } from '../routes/template.ts';
+import { compileCallers } from './access.ts';
 import { check, quoted, unknownKey } from './check.ts';
 import { compileListen, isReachable, type Listen } from './listen.ts';
 import { compileLog } from './log.ts';
@@ -216,11 +218,12 @@ class Compiler {
 		let route: Route | undefined;
 		if (data) {
 			const cwd = data.cwd === undefined ? {} : { cwd: absolute(source, data.cwd) };
-			const compiled = compileRoute(name, { ...data, ...cwd }, defaults, this.#patterns);
-			for (const fault of compiled.faults) {
+			const callers = compileCallers(data, defaults);
+			const compiled = compileRoute(name, { ...data, ...cwd }, defaults, this.#patterns, callers);
+			for (const fault of [...callers.faults, ...compiled.faults]) {
 				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
 			}
-			route = compiled.route;
+			if (callers.faults.length === 0) route = compiled.route;
 		}
 		if (before) return;
 		this.#routes.set(name, { source, route });
@@ -246,7 +249,7 @@ class Compiler {
 		const open = written ?? listening.find(isReachable);
 		if (open === undefined) return;
 		for (const route of routes) {
-			if (route.auth.said) continue;
+			if (!isOpen(route.access) || route.access.open) continue;
 			const why = written
 				? `listen.address is "${open}"; say "auth: none" if anybody may call it, or listen on 127.0.0.1 only`
 				: `the running listener still has the address "${open}", which changes with a restart; say "auth: none", or restart`;

@@ -3,6 +3,7 @@
 import { Router } from '@koa/router';
 import type Koa from 'koa';
 import type { Context, Next } from 'koa';
+import { type Access, isOpen } from '../auth/auth.ts';
 import { checkLocal } from '../auth/local.ts';
 import type { LiveConfig } from '../config/config.ts';
 import { BadParameters, ConfigError, MethodNotAllowed, NotFound, ShuttingDown } from '../errors.ts';
@@ -97,7 +98,7 @@ export function serveEndpoints(
 	router.post('/-/runs/:id/rerun', async (ctx) => {
 		const run = await queue.rerun(ctx.params.id ?? '');
 		ctx.set('Location', runUrl(run.id));
-		answerAccepted(ctx, undefined, run);
+		answerAccepted(ctx, undefined, [run]);
 	});
 
 	router.get('/-/runs/:id/output', async (ctx) => {
@@ -164,7 +165,7 @@ function routeJson(route: Route) {
 		path: route.path,
 		methods: route.methods,
 		description: route.description,
-		auth: route.auth.said ? 'none' : 'local',
+		auth: authNames(route.access),
 		wait: route.wait,
 		parameters: [...route.rules.values()].map(
 			({ name, description, required, type, default: value, pattern, enum: values }) => ({
@@ -178,6 +179,13 @@ function routeJson(route: Route) {
 			}),
 		),
 	};
+}
+
+/** Names of what callers have to show, as routes.yaml has them; `none` when it is nothing, `local` for this host's programs only. */
+function authNames(access: Access): string[] {
+	const { any, source, open } = access;
+	if (isOpen(access)) return [open ? 'none' : 'local'];
+	return [...(source === null ? [] : [source.name]), ...any.map(({ name }) => name)];
 }
 
 /** One key of the query, read; what is wrong with it comes out as the answer. */

@@ -94,15 +94,21 @@ function isoTime(ms: number | null): string | null {
 	return ms === null ? null : new Date(ms).toISOString();
 }
 
-/** 202: the run is written down, and does its work when its turn comes. @param exact what the route says instead */
-export function answerAccepted(ctx: Context, exact: Answer | undefined, run: Run): void {
-	const url = runUrl(run.id);
+/** 202: the runs are written down, and do their work when their turn comes. @param exact what the route says instead */
+export function answerAccepted(ctx: Context, exact: Answer | undefined, runs: readonly Run[]): void {
 	if (exact === undefined && preferredForm(ctx) === 'text') {
-		answerText(ctx, 202, `Run accepted: ${url}`);
+		answerText(ctx, 202, runs.map(({ id }) => `Run accepted: ${runUrl(id)}`).join('\n'));
 		return;
 	}
-	const body = { runs: [{ id: run.id, route: run.route, state: run.state, url }] };
-	answerExactly(ctx, exact, 202, json, `${JSON.stringify(body)}\n`);
+	const told = runs.map(({ id, route, state }) => ({ id, route, state, url: runUrl(id) }));
+	answerExactly(ctx, exact, 202, json, `${JSON.stringify({ runs: told })}\n`);
+}
+
+/** 200: the sender is verified, and nothing is run. */
+export function answerIgnored(ctx: Context, exact: Answer | undefined, reasons: readonly string[]): void {
+	if (exact === undefined && preferredForm(ctx) === 'text')
+		answerText(ctx, 200, `Ignored: ${reasons.join('; ')}`);
+	else answerExactly(ctx, exact, 200, json, `${JSON.stringify({ ignored: reasons })}\n`);
 }
 
 /** What is told of the output in the answer to a caller who waited. */
@@ -113,13 +119,26 @@ export interface OutputText {
 	readonly from: number;
 }
 
-/** 200, 500 or 504: the caller waited, and the run has ended. */
-export function answerEnded(ctx: Context, route: Route, run: Run, output: OutputText): void {
-	const succeeded = run.state === 'succeeded';
-	const status = succeeded ? 200 : run.outcome?.reason === 'timeout' ? 504 : 500;
-	const told = runJson(run);
-	const body = { ...told, output: { ...told.output, ...output } };
-	const exact = succeeded ? route.respond.succeeded : route.respond.failed;
+/**
+ * 200, 500 or 504: the caller waited, and the runs have ended. One run is told as it is, several (of a delivery with several
+ * events) as a list; the worst of them decides the status.
+ * @param outputs of each run
+ */
+export function answerEnded(
+	ctx: Context,
+	route: Route,
+	runs: readonly Run[],
+	outputs: readonly OutputText[],
+): void {
+	const failed = runs.filter(({ state }) => state !== 'succeeded');
+	const status =
+		failed.length === 0 ? 200 : failed.every(({ outcome }) => outcome?.reason === 'timeout') ? 504 : 500;
+	const told = runs.map((run, index) => {
+		const json = runJson(run);
+		return { ...json, output: { ...json.output, ...outputs[index] } };
+	});
+	const exact = failed.length === 0 ? route.respond.succeeded : route.respond.failed;
+	const body = told.length === 1 ? told[0] : { runs: told };
 	answerExactly(ctx, exact, status, json, `${JSON.stringify(body)}\n`);
 }
 

@@ -115,7 +115,7 @@ function answerFailure(ctx: Context, error: unknown, entry: Entry, log: Log): vo
 	}
 	// Its body is still on the way, for who knows how long.
 	if (error instanceof RequestTimeout) ctx.set('Connection', 'close');
-	if (error instanceof WebhookError && error.expose) entry.reason = error.message;
+	if (error instanceof WebhookError && error.expose) entry.reason = error.why;
 	answerError(ctx, error, entry.id, log);
 }
 

@@ -195,6 +195,25 @@ export class ArrivedBody {
 		}
 	}
 
+	/**
+	 * What a source sent: JSON under whatever content type it says, or none (Amazon SNS says text/plain, Quay nothing); of a form
+	 * the JSON in its field `payload`, or else its fields.
+	 * @throws BadRequest · BodyTooLarge · UnsupportedMediaType
+	 */
+	async payload(): Promise<Body> {
+		if (this.#kind === 'none') return undefined;
+		if (this.#kind === 'form' || this.#kind === 'multipart') {
+			const fields = await this.#values();
+			const text = Array.isArray(fields) ? undefined : (fields as Readonly<Record<string, unknown>>).payload;
+			return typeof text === 'string' && beginsLikeJson(text) ? jsonOf(text) : fields;
+		}
+		const content = await this.content();
+		if (!isUtf8(content)) throw new BadRequest('the body is not UTF-8 text');
+		const text = content.toString();
+		if (!beginsLikeJson(text)) throw new BadRequest('the body is not a JSON object or list');
+		return jsonOf(text);
+	}
+
 	/** The bytes once decompressed, as a command reads them. @throws BadRequest · BodyTooLarge · UnsupportedMediaType */
 	content(): Promise<Buffer> | Buffer {
 		return this.#encoding === 'identity' ? this.raw : decompress(this.raw, this.#encoding, this.#limit);
@@ -289,6 +308,15 @@ function beginsLikeJson(text: string): boolean {
 /** What a form's content type holds: `curl -d '{…}'` sends JSON under it, and no form encoder leaves a brace as it is. */
 function parseForm(text: string): Body {
 	return beginsLikeJson(text) ? parseJson(text) : parsePairs(text, 'the form');
+}
+
+/** @throws BadRequest */
+function jsonOf(text: string): Body {
+	try {
+		return parseJson(text);
+	} catch (error) {
+		throw error instanceof BadRequest ? error : notJson(error as Error, text, 'json');
+	}
 }
 
 function parseJson(text: string): Body {

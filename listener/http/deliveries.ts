@@ -3,25 +3,32 @@
 import type { Context } from 'koa';
 import { type VerifiedDelivery, verify } from '../auth/auth.ts';
 import type { LiveConfig } from '../config/config.ts';
-import type { Delivery, Event } from '../delivery.ts';
+import { type Body, type Delivery, type Event, eventOf } from '../delivery.ts';
 import { Busy, NotFound } from '../errors.ts';
 import type { DeliveryOutcome } from '../metrics.ts';
-import { type Parameters, resolveParameters } from '../routes/parameters.ts';
+import { type Decision, decide } from '../routes/decision.ts';
+import type { Scope } from '../routes/expressions.ts';
+import type { Parameters } from '../routes/parameters.ts';
 import type { Route } from '../routes/route.ts';
 import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, idMaker, type NewRun, type Run } from '../runs/run.ts';
+import type { Reading } from '../sources/kind.ts';
+import type { Acceptance } from '../stores/store.ts';
 import {
+	answer,
 	answerAccepted,
 	answerEmpty,
 	answerEnded,
 	answerExactly,
+	answerIgnored,
 	preferredForm,
 	problemJson,
 	problemType,
 	runUrl,
 } from './answers.ts';
 import { type ArrivedBody, BodyReader } from './body.ts';
+import { confirm } from './confirmation.ts';
 import { parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { asTextWithEnd, lastText, plainTextType, sendEvents, sendStream } from './streams.ts';
@@ -47,8 +54,8 @@ export interface Entry {
 
 type Query = Delivery['query'];
 
-/** A call that no source gave a meaning. */
-const call: Event = { kind: 'call' };
+/** A delivery that no source gives a meaning. */
+const plainCall: Reading = { kind: 'events', events: [eventOf({ kind: 'call' })] };
 
 export class Deliveries {
 	readonly #config: LiveConfig;
@@ -79,7 +86,7 @@ export class Deliveries {
 
 		const query = parseQuery(entry.query);
 		const body = await this.#bodies.read(ctx, { size: listen.max_body, time: listen.body_timeout });
-		const verified = verify(deliveryOf(ctx, entry, query, body), route.auth);
+		const verified = await verify(deliveryOf(ctx, entry, query, body), route.access);
 		// An EventSource takes 204 as the word to stop.
 		if (runsNothing(ctx)) {
 			entry.outcome = 'ignored';
@@ -87,29 +94,54 @@ export class Deliveries {
 		}
 
 		const wait = waitOf(ctx, query, route);
-		const parsed = await body.parsed(route.stdin === 'body');
-		const parameters = resolveParameters(route.rules, { path: segments, query, body: parsed });
-		const stdin = await stdinFor(route, parameters, body);
-		const offer = this.#newRun(verified, call, route, parameters, stdin);
+		const content = route.source === null ? await body.parsed(route.stdin === 'body') : await body.payload();
+		const reading = read(verified, route, content);
+		if (reading.kind === 'answer') {
+			entry.outcome = 'ignored';
+			return answer(ctx, reading.status, reading.type, reading.body);
+		}
+		if (reading.kind === 'confirm') {
+			await confirm(reading.url);
+			entry.outcome = 'ignored';
+			return answerEmpty(ctx, 200);
+		}
+		if (reading.kind === 'ignored') return this.#ignore(ctx, entry, route, [reading.reason]);
 
-		const [acceptance] = await this.#queue.accept([offer]);
-		entry.outcome = acceptance?.kind ?? 'busy';
-		if (acceptance === undefined || acceptance.kind === 'busy') return answerBusy(ctx, route, offer);
-		const { run } = acceptance;
-		entry.runs = [run.id];
-		ctx.set('Location', runUrl(run.id));
+		const scope = scopeOf(verified, segments, content);
+		const decisions = reading.events.map((event) => decide(route, scope(event)));
+		const offers: NewRun[] = [];
+		for (const decision of decisions) {
+			if (decision.kind === 'run') offers.push(await this.#newRun(verified, route, decision, body));
+		}
+		if (offers.length === 0) {
+			const reasons = decisions.flatMap((decision) => (decision.kind === 'ignored' ? decision.reason : []));
+			return this.#ignore(ctx, entry, route, reasons);
+		}
+
+		const acceptances = await this.#queue.accept(offers);
+		entry.outcome = outcomeOf(acceptances);
+		const runs = acceptances.flatMap((acceptance) => (acceptance.kind === 'busy' ? [] : acceptance.run));
+		if (runs.length === 0) return answerBusy(ctx, route, offers[0]!);
+		entry.runs = runs.map(({ id }) => id);
+		if (runs.length === 1) ctx.set('Location', runUrl(runs[0]!.id));
 		return wait === 0
-			? answerAccepted(ctx, route.respond.accepted, run)
-			: this.#answerLater(ctx, route, run, wait);
+			? answerAccepted(ctx, route.respond.accepted, runs)
+			: this.#answerLater(ctx, route, runs, wait);
 	}
 
-	#newRun(
+	/** Verified, and nothing to run: senders take anything but 2xx for a failure, and some stop sending after a few. */
+	#ignore(ctx: Context, entry: Entry, route: Route, reasons: readonly string[]): void {
+		entry.outcome = 'ignored';
+		entry.reason = reasons.join('; ');
+		answerIgnored(ctx, route.respond.ignored, reasons);
+	}
+
+	async #newRun(
 		{ delivery }: VerifiedDelivery,
-		event: Event,
 		route: Route,
-		parameters: Parameters,
-		stdin: Buffer | null,
-	): NewRun {
+		{ event, parameters }: Extract<Decision, { kind: 'run' }>,
+		body: ArrivedBody,
+	): Promise<NewRun> {
 		return {
 			id: this.#newRunId(),
 			route: route.name,
@@ -119,29 +151,72 @@ export class Deliveries {
 			delivery: delivery.id,
 			event: event.kind,
 			client: delivery.client.ip,
+			certname: delivery.client.certname,
 			parameters: parameters.values,
 			plan: route.plan(parameters),
-			stdin,
+			stdin: await stdinFor(route, parameters, body),
 			acceptedAt: delivery.receivedAt,
 		};
 	}
 
-	/** Answers when the run has ended, or with what comes until then. The run goes on whether or not somebody still listens. */
-	async #answerLater(ctx: Context, route: Route, run: Run, wait: number): Promise<void> {
+	/** Answers when the runs have ended, or with what comes until then. They go on whether or not somebody still listens. */
+	async #answerLater(ctx: Context, route: Route, runs: readonly Run[], wait: number): Promise<void> {
 		const signal = endOfWaiting(ctx, this.#stopping, wait);
 		const form = preferredForm(ctx);
 		const exact = route.respond.succeeded !== undefined || route.respond.failed !== undefined;
-		if (form === 'json' || (form === 'text' && exact)) {
-			const ended = await this.#queue.ended(run.id, { signal });
-			if (!hasEnded(ended.state)) answerAccepted(ctx, route.respond.accepted, ended);
-			else answerEnded(ctx, route, ended, await lastText(this.#outputs, ended));
+		const [only] = runs;
+		if (form === 'json' || runs.length > 1 || only === undefined || (form === 'text' && exact)) {
+			const ended = await Promise.all(runs.map(({ id }) => this.#queue.ended(id, { signal })));
+			if (ended.every(({ state }) => hasEnded(state))) {
+				const outputs = await Promise.all(ended.map((run) => lastText(this.#outputs, run)));
+				answerEnded(ctx, route, ended, outputs);
+			} else answerAccepted(ctx, route.respond.accepted, ended);
 			return;
 		}
-		const parts = this.#outputs.follow(run.id, 0, signal);
-		const end = async () => (await this.#queue.get(run.id)) ?? run;
+		const parts = this.#outputs.follow(only.id, 0, signal);
+		const end = async () => (await this.#queue.get(only.id)) ?? only;
 		if (form === 'text') await sendStream(ctx, plainTextType, asTextWithEnd(parts, end));
 		else await sendEvents(ctx, parts, end);
 	}
+}
+
+/** What a verified delivery tells, by the route's source; without one it is a call. */
+function read({ delivery }: VerifiedDelivery, { source }: Route, content: Body): Reading {
+	return source === null ? plainCall : source.read(delivery, content);
+}
+
+/** What expressions and parameters of an event are taken from. */
+function scopeOf(
+	{ delivery }: VerifiedDelivery,
+	path: Readonly<Record<string, string>>,
+	body: Body,
+): (event: Event) => Scope {
+	const { query, client } = delivery;
+	return (event) => ({
+		event,
+		body,
+		query,
+		path,
+		client,
+		// Joined only for an expression that asks.
+		get headers() {
+			return joinedHeaders(delivery.headers);
+		},
+	});
+}
+
+function joinedHeaders(headers: Delivery['headers']): Record<string, string> {
+	const joined: Record<string, string> = {};
+	for (const [name, value] of Object.entries(headers)) {
+		if (value !== undefined) joined[name] = typeof value === 'string' ? value : value.join(', ');
+	}
+	return joined;
+}
+
+/** What the log and the metrics call a delivery of several events: by the one that made the most of it. */
+function outcomeOf(acceptances: readonly Acceptance[]): DeliveryOutcome {
+	const kinds = acceptances.map(({ kind }) => kind);
+	return kinds.includes('accepted') ? 'accepted' : (kinds.find((kind) => kind !== 'busy') ?? 'busy');
 }
 
 function deliveryOf(ctx: Context, entry: Entry, query: Query, body: ArrivedBody): Delivery {

@@ -10,7 +10,7 @@ import net, { type AddressInfo, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { Listen } from '../config/config.ts';
-import type { Client } from '../delivery.ts';
+import { type Client, noCertificate } from '../delivery.ts';
 import { ListenError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { problemJson, problemType } from './answers.ts';
@@ -60,15 +60,16 @@ export function clientOf(request: http.IncomingMessage): Client {
 }
 
 /** A peer that was gone before its address could be read. */
-const nobody: Client = Object.freeze({ ip: 'unknown', loopback: false });
-const onUnixSocket: Client = Object.freeze({ ip: 'unix', loopback: true });
+const nobody: Client = Object.freeze({ ip: 'unknown', loopback: false, ...noCertificate });
+const onUnixSocket: Client = Object.freeze({ ip: 'unix', loopback: true, ...noCertificate });
 
 function clientAt(socket: Socket): Client {
 	const peer = socket.remoteAddress;
 	if (peer === undefined) return nobody;
 	// What an IPv4 peer looks like to a dual-stack socket.
 	const ip = peer.startsWith('::ffff:') && peer.includes('.') ? peer.slice('::ffff:'.length) : peer;
-	return Object.freeze({ ip, loopback: ip === '::1' || (net.isIPv4(ip) && ip.startsWith('127.')) });
+	const loopback = ip === '::1' || (net.isIPv4(ip) && ip.startsWith('127.'));
+	return Object.freeze({ ip, loopback, ...noCertificate });
 }
 
 /** All the servers of a listener, which answer alike. */

@@ -3,9 +3,12 @@
  * pure, so that the same delivery always gives the same plan.
  */
 
+import type { Access } from '../auth/auth.ts';
 import type { RouteLogLevel } from '../log.ts';
 import type { Keep, Plan, WhenBusy } from '../runs/run.ts';
+import type { Source } from '../sources/kind.ts';
 import { compileCommand } from '../steps/command.ts';
+import type { Expression } from './expressions.ts';
 import {
 	compileRule,
 	type ParameterRule,
@@ -32,12 +35,6 @@ export interface Answer {
 	readonly headers: Readonly<Record<string, string>>;
 }
 
-/** Who may call. `open`: whoever reaches the listener; `said`: the route says so by `auth: none`. */
-export interface RouteAuth {
-	readonly kind: 'open';
-	readonly said: boolean;
-}
-
 /** What a command reads as standard input: nothing, the body's exact bytes, or the checked parameters as a JSON object. */
 export type StdinKind = 'none' | 'body' | 'parameters';
 
@@ -49,7 +46,12 @@ export interface Route {
 	readonly methods: readonly Method[];
 	readonly description: string;
 	readonly rules: ParameterRules;
-	readonly auth: RouteAuth;
+	/** Who may call. */
+	readonly access: Access;
+	/** Who sends, and so what a delivery tells; null: a delivery is one event of kind `call`. */
+	readonly source: Source | null;
+	/** Which events it wants; null: all. */
+	readonly when: Expression | null;
 	/** Answer when the run has ended: never, always, or if it ends within so many milliseconds. */
 	readonly wait: boolean | number;
 	readonly respond: Readonly<Partial<Record<AnswerOutcome, Answer>>>;
@@ -118,6 +120,12 @@ export interface RouteFault {
 	readonly message: string;
 }
 
+/** What a route says about its callers, compiled where secrets are known. */
+export interface Callers {
+	readonly access: Access;
+	readonly source: Source | null;
+}
+
 /**
  * Compiles a route. It is there exactly when there are no faults; otherwise every fault is.
  * @param patterns shared by all routes of a configuration
@@ -127,6 +135,7 @@ export function compileRoute(
 	spec: RouteSpec,
 	defaults: SharedSpec,
 	patterns: Patterns,
+	{ access, source }: Callers,
 ): { route?: Route; faults: RouteFault[] } {
 	const faults: RouteFault[] = [];
 	const path = parsePath(spec.path ?? name);
@@ -170,7 +179,9 @@ export function compileRoute(
 		methods: spec.method ?? defaults.method ?? ['POST'],
 		description: spec.description ?? '',
 		rules,
-		auth: { kind: 'open', said: (spec.auth ?? defaults.auth) === 'none' },
+		access,
+		source,
+		when: null,
 		wait: spec.wait ?? defaults.wait ?? false,
 		respond: answers,
 		stdin: spec.stdin ?? 'none',

@@ -14,6 +14,7 @@ import { Busy, Conflict, NotFound, ShuttingDown, StoreUnavailable } from '../err
 import type { Log } from '../log.ts';
 import {
 	type Acceptance,
+	type DeliveryKey,
 	type KeptOutput,
 	mostKeptInput,
 	type RunFilter,
@@ -138,15 +139,15 @@ export class Queue {
 	}
 
 	/**
-	 * Takes runs, all or none. Resolves when they are on disk.
-	 * @throws ShuttingDown StoreUnavailable
+	 * Takes runs, all or none, and once only from a delivery that is repeated. Resolves when they are on disk.
+	 * @throws ShuttingDown StoreUnavailable Conflict (the delivery was taken, and no run of it is kept any more)
 	 */
-	async accept(offers: readonly NewRun[]): Promise<readonly Acceptance[]> {
+	async accept(offers: readonly NewRun[], delivery?: DeliveryKey): Promise<readonly Acceptance[]> {
 		if (this.#draining)
 			throw new ShuttingDown('the listener is stopping; try again in a moment', {
 				headers: { 'Retry-After': '5' },
 			});
-		const accepting = this.#store.accept(offers);
+		const accepting = this.#store.accept(offers, delivery);
 		// In the same turn, so that both are one transaction.
 		const unclaimed = offers.length - this.#claim(offers.length);
 		this.#queued += unclaimed;

@@ -94,6 +94,8 @@ export interface NewRun {
 	readonly event: string;
 	/** The address of who sent it. */
 	readonly client: string;
+	/** The name in that sender's certificate; empty when it showed none. */
+	readonly certname: string;
 	/** The checked values, by parameter name. */
 	readonly parameters: Readonly<Record<string, string>>;
 	readonly plan: Plan;

@@ -126,6 +126,7 @@ export class Runner {
 					WEBHOOK_DELIVERY: run.delivery,
 					WEBHOOK_EVENT: run.event,
 					WEBHOOK_CLIENT: run.client,
+					WEBHOOK_CERTNAME: run.certname,
 				},
 				stdin: stdin !== null,
 			},

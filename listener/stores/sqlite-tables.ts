@@ -4,7 +4,7 @@ import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import type { NewRun, Outcome, Run, RunReason, RunState, WhenBusy } from '../runs/run.ts';
 
 /** The file's layout; a listener refuses a newer one instead of guessing. */
-export const schemaVersion = 3;
+export const schemaVersion = 4;
 
 /** States as stored. Ends come last: the partial indexes below tell open runs from ended ones by this order. */
 export const code = {
@@ -31,7 +31,8 @@ export const endedCodes = allCodes.filter((each) => each >= code.succeeded);
 /**
  * Standard input and short output have tables of their own, so that a change of state does not rewrite megabytes and a page of
  * the history reads small rows. Indexes over ended runs are touched once in a run's life. `history` says how many runs of a
- * route have ended, since counting a million takes too long. Input that is gone is NULL.
+ * route have ended, since counting a million takes too long. Input that is gone is NULL. `deliveries` are those that are known
+ * again: `runs` is a JSON list of ids, with null for what was refused, and `until` when they are forgotten.
  */
 export const schema = `
 	CREATE TABLE runs (
@@ -55,6 +56,7 @@ export const schema = `
 		delivery TEXT NOT NULL,
 		event TEXT NOT NULL,
 		client TEXT NOT NULL,
+		certname TEXT NOT NULL,
 		parameters TEXT NOT NULL,
 		plan TEXT NOT NULL
 	) STRICT;
@@ -66,13 +68,22 @@ export const schema = `
 	CREATE INDEX runs_ended_by_route ON runs (route, state, seq) WHERE state >= ${code.succeeded};
 	CREATE TABLE inputs (seq INTEGER PRIMARY KEY, bytes BLOB) STRICT;
 	CREATE TABLE outputs (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+	CREATE TABLE deliveries (
+		route TEXT NOT NULL,
+		key TEXT NOT NULL,
+		runs TEXT NOT NULL,
+		remember INTEGER NOT NULL,
+		until INTEGER NOT NULL,
+		PRIMARY KEY (route, key)
+	) STRICT, WITHOUT ROWID;
+	CREATE INDEX deliveries_until ON deliveries (until);
 	CREATE TABLE history (route TEXT PRIMARY KEY, runs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 	PRAGMA user_version = ${schemaVersion};
 `;
 
 const columns =
 	'seq, id, state, attempt, next_at, route, grp, places, when_busy, accepted_at, started_at, ended_at, reason, exit_code, signal, ' +
-	'message, output_size, delivery, event, client, parameters, plan';
+	'message, output_size, delivery, event, client, certname, parameters, plan';
 
 /** A row of `runs`. */
 export interface Row {
@@ -96,6 +107,7 @@ export interface Row {
 	delivery: string;
 	event: string;
 	client: string;
+	certname: string;
 	parameters: string;
 	plan: string;
 }
@@ -111,14 +123,14 @@ export function prepare(db: DatabaseSync) {
 	// Where a partial index is to serve, its condition is repeated word for word: SQLite draws no conclusions here.
 	return {
 		insert: db.prepare(
-			'INSERT INTO runs (seq, id, state, route, grp, places, when_busy, accepted_at, delivery, event, client, parameters, plan) ' +
-				'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+			'INSERT INTO runs (seq, id, state, route, grp, places, when_busy, accepted_at, delivery, event, client, certname, parameters, plan) ' +
+				'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
 		),
 		joinable: db.prepare(
 			`SELECT seq FROM runs WHERE grp = ? AND route = ? AND state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce'`,
 		),
 		join: db.prepare(
-			`UPDATE runs SET delivery = ?, event = ?, client = ?, parameters = ?, plan = ? WHERE seq = ? RETURNING ${columns}`,
+			`UPDATE runs SET delivery = ?, event = ?, client = ?, certname = ?, parameters = ?, plan = ? WHERE seq = ? RETURNING ${columns}`,
 		),
 		firstReady: db.prepare(
 			`SELECT seq FROM runs WHERE ${open} AND state = ${code.ready} ORDER BY seq LIMIT 1`,
@@ -169,6 +181,13 @@ export function prepare(db: DatabaseSync) {
 			'INSERT INTO history (route, runs) VALUES (?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs',
 		),
 		routesAfter: db.prepare('SELECT route FROM history WHERE route > ? AND runs > 0 ORDER BY route LIMIT ?'),
+		delivery: db.prepare('SELECT runs, remember, until FROM deliveries WHERE route = ? AND key = ?'),
+		putDelivery: db.prepare(
+			'INSERT OR REPLACE INTO deliveries (route, key, runs, remember, until) VALUES (?, ?, ?, ?, ?)',
+		),
+		forgetDeliveries: db.prepare(
+			'DELETE FROM deliveries WHERE (route, key) IN (SELECT route, key FROM deliveries WHERE until <= ? ORDER BY until LIMIT ?)',
+		),
 		dropRun: db.prepare('DELETE FROM runs WHERE seq = ?'),
 		input: db.prepare('SELECT bytes FROM inputs WHERE seq = ?'),
 		putInput: db.prepare('INSERT OR REPLACE INTO inputs (seq, bytes) VALUES (?, ?)'),
@@ -216,6 +235,7 @@ export function toRun(row: Row): Run {
 		delivery: row.delivery,
 		event: row.event,
 		client: row.client,
+		certname: row.certname,
 		parameters: JSON.parse(row.parameters),
 		plan: JSON.parse(row.plan),
 		acceptedAt: row.accepted_at,

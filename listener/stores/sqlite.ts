@@ -15,7 +15,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { promisify } from 'node:util';
-import { StateError, StoreUnavailable } from '../errors.ts';
+import { Conflict, StateError, StoreUnavailable } from '../errors.ts';
 import {
 	type ClaimedRun,
 	longestDelay,
@@ -39,6 +39,7 @@ import {
 } from './sqlite-tables.ts';
 import {
 	type Acceptance,
+	type DeliveryKey,
 	type Input,
 	type Kept,
 	type KeptOutput,
@@ -183,8 +184,15 @@ export class SqliteStore implements Store {
 		fs.closeSync(directory);
 	}
 
-	accept(runs: readonly NewRun[]): Promise<readonly Acceptance[]> {
-		return this.#change(() => runs.map((run) => this.#accept(run)));
+	async accept(runs: readonly NewRun[], delivery?: DeliveryKey): Promise<readonly Acceptance[]> {
+		if (delivery === undefined) return this.#change(() => runs.map((run) => this.#accept(run)));
+		const acceptances = await this.#change(() => this.#acceptOnce(runs, delivery));
+		if (acceptances.length === 0 && runs.length > 0) {
+			throw new Conflict(
+				'this delivery was taken before, and its run is not kept any more; nothing was started. To have it run again, send it as a new one',
+			);
+		}
+		return acceptances;
 	}
 
 	claim(limit: number): Promise<readonly ClaimedRun[]> {
@@ -360,6 +368,44 @@ export class SqliteStore implements Store {
 		fs.closeSync(this.#fileFd);
 	}
 
+	/** Accepts what a delivery has not brought before. */
+	#acceptOnce(runs: readonly NewRun[], { route, key, remember }: DeliveryKey): Acceptance[] {
+		const now = this.#now();
+		const before = this.#delivery(route, key, now);
+		if (before !== undefined && before.length !== runs.length) {
+			return before.flatMap((id) => this.#repeated(id));
+		}
+		const acceptances: Acceptance[] = [];
+		const taken = runs.map((run, index) => {
+			const id = before?.[index];
+			const found = id == null ? [this.#accept(run)] : this.#repeated(id);
+			acceptances.push(...found);
+			return found[0] === undefined ? id : found[0].kind === 'busy' ? null : found[0].run.id;
+		});
+		if (acceptances.some(({ kind }) => kind === 'accepted' || kind === 'joined')) {
+			this.#sql.putDelivery.run(route, key, JSON.stringify(taken), remember, now + remember);
+			// More than comes in, so that they do not add up; and few, so that nobody waits for it.
+			this.#sql.forgetDeliveries.run(now, 2);
+		}
+		return acceptances;
+	}
+
+	/** The runs of a delivery that is remembered. */
+	#delivery(route: string, key: string, now: number): (string | null)[] | undefined {
+		const row = this.#sql.delivery.get(route, key) as
+			| { runs: string; remember: number; until: number }
+			| undefined;
+		// What is remembered for longer than it was to be is from before the clock was set back.
+		const known = row !== undefined && row.until > now && row.until <= now + 2 * row.remember;
+		return known ? JSON.parse(row.runs) : undefined;
+	}
+
+	/** A run of a delivery that came before; empty for one that was refused or has been removed. */
+	#repeated(id: string | null): { kind: 'repeated'; run: Run }[] {
+		const row = id === null ? undefined : (this.#sql.byId.get(id) as unknown as Row | undefined);
+		return row === undefined ? [] : [{ kind: 'repeated', run: toRun(row) }];
+	}
+
 	#accept(run: NewRun): Acceptance {
 		const group = this.#group(run.group);
 		const full = group.waiting > 0 || group.taken >= run.limit;
@@ -382,6 +428,7 @@ export class SqliteStore implements Store {
 			run.delivery,
 			run.event,
 			run.client,
+			run.certname,
 			JSON.stringify(run.parameters),
 			JSON.stringify(run.plan),
 		);
@@ -404,11 +451,12 @@ export class SqliteStore implements Store {
 	/** Lets a queued run do the work of a newer one. */
 	#join(seq: number, run: NewRun): Run {
 		this.#fresh.delete(seq);
-		const { delivery, event, client, parameters, plan } = run;
+		const { delivery, event, client, certname, parameters, plan } = run;
 		const row = this.#sql.join.get(
 			delivery,
 			event,
 			client,
+			certname,
 			JSON.stringify(parameters),
 			JSON.stringify(plan),
 			seq,

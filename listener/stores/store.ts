@@ -8,12 +8,23 @@ import type { ClaimedRun, NewRun, Outcome, Run, RunState } from '../runs/run.ts'
 /**
  * What became of a run that was offered. `joined` (coalesce): a queued run of the same group and route does its work; that
  * one keeps its id and its place and takes over the newer delivery, parameters and plan, since the last push is the one
- * that has to be deployed. `busy` (reject): the group has no room.
+ * that has to be deployed. `busy` (reject): the group has no room. `repeated`: the delivery came before, and this is the run of
+ * then, whichever of the others it was.
  */
 export type Acceptance =
 	| { readonly kind: 'accepted'; readonly run: Run }
 	| { readonly kind: 'joined'; readonly run: Run }
-	| { readonly kind: 'busy'; readonly group: string };
+	| { readonly kind: 'busy'; readonly group: string }
+	| { readonly kind: 'repeated'; readonly run: Run };
+
+/** By what a delivery is known again when its sender repeats it. */
+export interface DeliveryKey {
+	readonly route: string;
+	/** The sender's own id of it; unique within the route. */
+	readonly key: string;
+	/** Milliseconds, by the store's clock, for which it is known. */
+	readonly remember: number;
+}
 
 /** Which runs to list, newest first. */
 export interface RunFilter {
@@ -26,8 +37,17 @@ export interface RunFilter {
 }
 
 export interface Store {
-	/** Writes the runs down, all or none, in order, and decides by group who joins and who is refused. @throws StoreUnavailable */
-	accept(runs: readonly NewRun[]): Promise<readonly Acceptance[]>;
+	/**
+	 * Writes the runs down, all or none, in order, and decides by group who joins and who is refused.
+	 *
+	 * With a `delivery` that was taken before and is remembered, nothing is written for the runs that were taken then: these are
+	 * `repeated`. What was refused then is offered anew, so a delivery of which all was refused counts as one that never came.
+	 * When another number of runs is offered than then (routes.yaml has changed), the `repeated` ones are all there is. Runs
+	 * that were removed meanwhile are left out, and never started a second time.
+	 * @returns one for each run offered, in their order, but for the exceptions above
+	 * @throws StoreUnavailable Conflict (the delivery was taken, and every run of it has been removed)
+	 */
+	accept(runs: readonly NewRun[], delivery?: DeliveryKey): Promise<readonly Acceptance[]>;
 	/**
 	 * Takes up to `limit` queued runs whose groups have room, oldest first, and marks them running with a new attempt. Within
 	 * a group the order is kept; a group without room delays no other. @throws StoreUnavailable

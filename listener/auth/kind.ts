@@ -1,0 +1,44 @@
+/** What a kind of auth is: something that looks at a delivery, its exact bytes included, and says whether its sender may call. */
+
+import type { Delivery } from '../delivery.ts';
+
+/** What a check found. */
+export type Verdict = Admitted | Refused;
+
+export interface Admitted {
+	readonly ok: true;
+	/** Who it is, for the log: `basic user iamgood`, `certificate node1.example.com`. Never holds a secret. */
+	readonly who: string;
+}
+
+export interface Refused {
+	readonly ok: false;
+	/** 401: who calls is not known, another proof may help. 403: the caller is known, or needs not be, and may not call. */
+	readonly status: 401 | 403;
+	/** For `WWW-Authenticate`, such as `Bearer`; null when there is no scheme for it. */
+	readonly challenge: string | null;
+	/** What was wrong, for the log alone: what callers get does not tell which check failed. Never holds a secret. */
+	readonly reason: string;
+}
+
+/** One way to prove who calls, compiled from routes.yaml. */
+export interface Check {
+	/** Such as `bearer`, or the source's name. */
+	readonly kind: string;
+	/** As routes.yaml names it under `auth`; the kind for what has no name there. */
+	readonly name: string;
+	check(delivery: Delivery): Verdict | Promise<Verdict>;
+}
+
+export function admitted(who: string): Admitted {
+	return { ok: true, who };
+}
+
+/** @param challenge for `WWW-Authenticate` */
+export function unknown(reason: string, challenge: string | null = null): Refused {
+	return { ok: false, status: 401, challenge, reason };
+}
+
+export function forbidden(reason: string): Refused {
+	return { ok: false, status: 403, challenge: null, reason };
+}
