@@ -6,10 +6,10 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { StateError, StoreUnavailable } from '../listener/errors.ts';
+import { Conflict, StateError, StoreUnavailable } from '../listener/errors.ts';
 import { idMaker, type NewRun, type Outcome, type WhenBusy } from '../listener/runs/run.ts';
 import { SqliteStore } from '../listener/stores/sqlite.ts';
-import { type KeptOutput, mostKeptInput, type Store } from '../listener/stores/store.ts';
+import { type Acceptance, type KeptOutput, mostKeptInput, type Store } from '../listener/stores/store.ts';
 import { temporaryDirectory } from './helpers/listener.ts';
 
 /** An engine: opens the store of a directory, which may be opened again after it was closed. */
@@ -78,6 +78,10 @@ async function putBack(store: Store, id: string, attempt: number): Promise<boole
 	assert.ok(run);
 	return store.putBack({ ...run, attempt });
 }
+
+/** What became of runs that were offered: `accepted 0h…`. */
+const told = (acceptances: readonly Acceptance[]) =>
+	acceptances.map((each) => `${each.kind} ${each.kind === 'busy' ? each.group : each.run.id}`);
 
 const ids = (runs: readonly { id: string }[]) => runs.map((run) => run.id);
 
@@ -181,6 +185,104 @@ for (const [engine, open] of Object.entries(engines)) {
 			['rejected', 'fulfilled'],
 		);
 		assert.ok(await store.get(good.id));
+	});
+
+	withStore('the same delivery gives the same runs, also twice in one turn', async (store) => {
+		const delivery = { route: 'deploy', key: 'a1', remember: 60_000 };
+		const first = [offer({ group: 'a' }), offer({ group: 'b' })];
+		const [once, again] = await Promise.all([
+			store.accept(first, delivery),
+			store.accept([offer({ group: 'a' }), offer({ group: 'b' })], delivery),
+		]);
+		assert.deepEqual(told(once), [`accepted ${first[0]!.id}`, `accepted ${first[1]!.id}`]);
+		assert.deepEqual(told(again), [`repeated ${first[0]!.id}`, `repeated ${first[1]!.id}`]);
+		const [claimed] = await store.claim(1);
+		await settle(store, claimed!.id, 1, failure, none);
+		const [late] = await store.accept([offer(), offer()], delivery);
+		assert.ok(late?.kind === 'repeated');
+		assert.deepEqual(late.run, await store.get(first[0]!.id), 'as it stands now');
+		assert.deepEqual(await store.counts(), { queued: 1, running: 0 });
+		for (const other of [
+			{ ...delivery, key: 'a2' },
+			{ ...delivery, route: 'other' },
+		]) {
+			const [acceptance] = await store.accept([offer({ route: other.route })], other);
+			assert.equal(acceptance?.kind, 'accepted');
+		}
+	});
+
+	withStore('the same delivery gives the run it joined, and joins it no second time', async (store) => {
+		const given = { whenBusy: 'coalesce' } as const;
+		const run = await acceptOne(store, given);
+		const delivery = { route: 'deploy', key: 'b', remember: 60_000 };
+		const [joined] = await store.accept([offer({ ...given, parameters: { version: '2' } })], delivery);
+		assert.deepEqual(told([joined!]), [`joined ${run.id}`]);
+		await store.accept([offer({ ...given, parameters: { version: '3' } })]);
+		const [repeated] = await store.accept([offer({ ...given, parameters: { version: '2' } })], delivery);
+		assert.deepEqual(told([repeated!]), [`repeated ${run.id}`]);
+		assert.deepEqual((await store.get(run.id))?.parameters, { version: '3' });
+	});
+
+	withStore(
+		'a delivery that was refused is not remembered, and of one in part what was taken',
+		async (store) => {
+			const given = { whenBusy: 'reject' } as const;
+			const running = await acceptOne(store, given);
+			const delivery = { route: 'deploy', key: 'c', remember: 60_000 };
+			const offers = () => [offer(given), offer({ ...given, group: 'free' })];
+			const [busy, taken] = await store.accept(offers(), delivery);
+			assert.deepEqual([busy?.kind, taken?.kind], ['busy', 'accepted']);
+			const alone = { ...delivery, key: 'd' };
+			assert.equal((await store.accept([offer(given)], alone))[0]?.kind, 'busy');
+			await store.claim(9);
+			await settle(store, running.id, 1, success, none);
+			const [now, before] = await store.accept(offers(), delivery);
+			assert.equal(now?.kind, 'accepted');
+			assert.deepEqual(
+				told([before!]),
+				told([taken!]).map((text) => text.replace('accepted', 'repeated')),
+			);
+			assert.deepEqual(
+				(await store.accept(offers(), delivery)).map(({ kind }) => kind),
+				['repeated', 'repeated'],
+			);
+			assert.equal((await store.accept([offer({ group: 'e' })], alone))[0]?.kind, 'accepted');
+		},
+	);
+
+	withStore('a delivery whose run was removed is not run again', async (store) => {
+		const delivery = { route: 'deploy', key: 'e', remember: 60_000 };
+		const [first] = await store.accept([offer()], delivery);
+		assert.ok(first?.kind === 'accepted');
+		await store.claim(1);
+		await settle(store, first.run.id, 1, success, none);
+		assert.deepEqual(await store.prune('deploy', { runs: 0, endedBefore: 0 }, 10), [first.run.id]);
+		await assert.rejects(store.accept([offer()], delivery), Conflict);
+		assert.deepEqual(await store.counts(), { queued: 0, running: 0 });
+	});
+
+	test(`${engine}: deliveries are forgotten in time, over restarts, and when the clock was set back`, async () => {
+		let time = 1_000_000;
+		const dir = directory();
+		let store = open(dir, () => time);
+		const kind = async (key: string) =>
+			(await store.accept([offer({ group: newId() })], { route: 'deploy', key, remember: 1000 }))[0]?.kind;
+		assert.equal(await kind('a'), 'accepted');
+		time += 999;
+		await store.close();
+		store = open(dir, () => time);
+		assert.equal(await kind('a'), 'repeated');
+		time += 1;
+		assert.equal(await kind('a'), 'accepted');
+		time -= 900;
+		assert.equal(await kind('a'), 'repeated', 'a little back changes nothing');
+		time -= 200;
+		assert.equal(
+			await kind('a'),
+			'accepted',
+			'what was kept by a clock that went wrong does not stay for ever',
+		);
+		await store.close();
 	});
 
 	withStore('claims the oldest first, and never more than asked for', async (store) => {
