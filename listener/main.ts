@@ -9,7 +9,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { LiveConfig, loadConfig } from './config/config.ts';
-import { parseDuration } from './config/schema.ts';
+import { parseDuration } from './config/values.ts';
 import { ConfigError, WebhookError } from './errors.ts';
 import { createServer } from './http/app.ts';
 import { type LogSettings, openLog } from './log.ts';
@@ -21,6 +21,7 @@ import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
 import { Runner } from './runs/runner.ts';
 import { SqliteStore } from './stores/sqlite.ts';
+import { handedOverSockets, openServiceManager } from './systemd.ts';
 
 /** Exit statuses, fit for scripts: 0 done · 1 it did not work (the reason is on standard error) · 2 called wrongly. */
 const exit = { done: 0, failed: 1, usage: 2 } as const;
@@ -76,6 +77,9 @@ function coloured(): boolean {
 	return process.stdout.isTTY === true && !process.env.NO_COLOR;
 }
 
+/** What `systemctl status` shows while a faulty routes.yaml waits to be mended. */
+const refusal = 'routes.yaml was refused, its faults are in the log; serving the one before';
+
 interface ServeOptions {
 	config: string;
 	state: string;
@@ -86,6 +90,7 @@ async function serve(options: ServeOptions): Promise<number> {
 	const log = openLog(defaultLog(), process.stdout, coloured());
 	// A reader that goes away (`| head`) must not end the listener; its log has nowhere to go, that is all.
 	process.stdout.on('error', () => {});
+	const systemd = openServiceManager(process.env, process.pid, log);
 
 	const config = new LiveConfig(options.config, log);
 	const follow = () => {
@@ -102,11 +107,17 @@ async function serve(options: ServeOptions): Promise<number> {
 	const runner = Runner.start({ environment, state: options.state, outputs: outputs.directory, log });
 	const queue = new Queue({ store, outputs, runner, log });
 	const metrics = new Metrics({ queue, config, version: ownVersion() });
-	const server = createServer({ config, queue, outputs, metrics, log });
+	const sockets = handedOverSockets(process.env, process.pid);
+	const server = createServer({ config, queue, outputs, metrics, log, sockets });
 	const keep = (route: string) => config.current.routes.named(route)?.keep ?? usualKeep;
 	const history = new History({ store, outputs, queue, log, keep });
 	config.on('changed', () => history.lookAtAll());
 
+	let addresses = '';
+	const serving = () => {
+		const count = config.current.routes.routes.length;
+		return `serving ${count} route${count === 1 ? '' : 's'} on ${addresses}`;
+	};
 	const ended = new Promise<number>((resolve) => {
 		let stopping = 0;
 		const stop = (signal: NodeJS.Signals) => {
@@ -118,6 +129,7 @@ async function serve(options: ServeOptions): Promise<number> {
 				return;
 			}
 			stopping = performance.now();
+			systemd.stopping(`stopping; what runs has up to ${options.drain / 1000} s`);
 			log.info('stopping', { signal, drain: `${options.drain / 1000}s` });
 			server
 				.drain(options.drain)
@@ -132,13 +144,24 @@ async function serve(options: ServeOptions): Promise<number> {
 	});
 	process.on('SIGHUP', () => {
 		log.info('reload asked for by SIGHUP');
+		// Until it listens, `ready` would be too early.
+		const tell = addresses !== '';
+		if (tell) systemd.reloading();
 		// A refused file is logged by LiveConfig, with every fault; the old one goes on serving.
-		config.reload().catch(() => {});
+		config.reload().then(
+			() => tell && systemd.ready(serving()),
+			() => tell && systemd.ready(refusal),
+		);
 	});
 
 	try {
 		await queue.start();
-		for (const { address, url } of await server.listen()) log.info('listening', { address, url });
+		const listening = await server.listen();
+		for (const { address, url } of listening) log.info('listening', { address, url });
+		addresses = listening.map(({ address }) => address).join(' ');
+		systemd.ready(serving());
+		config.on('changed', () => systemd.status(serving()));
+		config.on('refused', () => systemd.status(refusal));
 		config.watch();
 		history.start();
 		return await ended;
@@ -148,6 +171,7 @@ async function serve(options: ServeOptions): Promise<number> {
 		await queue.stop();
 		await history.stop();
 		await store.close();
+		await systemd.close();
 		await log.close();
 	}
 }

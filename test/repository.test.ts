@@ -35,6 +35,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	terminal: [],
 	logs: [],
 	log: ['logs', 'errors'],
+	systemd: ['log'],
 	stores: ['runs/run', 'errors'],
 	auth: ['delivery', 'secret', 'errors'],
 	// They verify as auth does, and Amazon's needs a certificate fetched.
@@ -86,7 +87,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	operator: ['errors', 'runs/run', 'terminal', 'client'],
 	main: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
-		...['triggers', 'config', 'metrics', 'http', 'operator'],
+		...['triggers', 'config', 'metrics', 'http', 'operator', 'systemd'],
 	],
 };
 
@@ -97,7 +98,8 @@ const reserved: readonly { what: string; used: (file: Source) => boolean; only: 
 		what: 'node:child_process',
 		used: imports(/^(node:)?child_process$/),
 		// Starting a program stands the whole process still, so deliveries must not. logs/local starts one, when the log is opened.
-		only: ['runs/runner', 'steps/', 'logs/local'],
+		// systemd likewise.
+		only: ['runs/runner', 'steps/', 'logs/local', 'systemd'],
 	},
 	{ what: 'process.env', used: contains(/\bprocess\s*(\.|\[['"])env\b/), only: ['main.ts'] },
 	{ what: 'process.exit', used: contains(/\bprocess\s*(\.|\[['"])exit\b/), only: ['main.ts'] },
@@ -282,7 +284,7 @@ describe('the parts of the listener', () => {
 		[
 			'programs started elsewhere',
 			{ 'http/app.ts': "import { spawn } from 'node:child_process';\nconst a = 1;" },
-			[/only runs\/runner, steps\/, logs\/local may use node:child_process/],
+			[/only runs\/runner, steps\/, logs\/local, systemd may use node:child_process/],
 		],
 		[
 			'the environment read and the process ended elsewhere',

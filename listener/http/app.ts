@@ -20,6 +20,8 @@ export interface ServerParts {
 	readonly outputs: Outputs;
 	readonly metrics: Metrics;
 	readonly log: Log;
+	/** File descriptors of sockets that are bound already, as systemd hands them over. */
+	readonly sockets?: readonly number[];
 }
 
 export interface Server {
@@ -41,7 +43,7 @@ const grace = 500;
 const farewell = 3000;
 
 /** Puts the HTTP side together; nothing is open before `listen`. */
-export function createServer({ config, queue, outputs, metrics, log }: ServerParts): Server {
+export function createServer({ config, queue, outputs, metrics, log, sockets }: ServerParts): Server {
 	const stopping = new AbortController();
 	const newId = idMaker();
 	let draining = false;
@@ -72,7 +74,7 @@ export function createServer({ config, queue, outputs, metrics, log }: ServerPar
 	return {
 		async listen() {
 			const { listen } = config.current;
-			listening = new Listening(listen, app.callback(), log);
+			listening = new Listening(listen, app.callback(), log, sockets);
 			return listening.open();
 		},
 		async drain(ms) {

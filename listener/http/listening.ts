@@ -77,14 +77,17 @@ export class Listening {
 	readonly #listen: Listen;
 	readonly #handle: http.RequestListener;
 	readonly #log: Log;
+	readonly #handedOver: readonly number[];
 	readonly #servers: http.Server[] = [];
 	#unfollow = () => {};
 	#toldOfDrops = 0;
 
-	constructor(listen: Listen, handle: http.RequestListener, log: Log) {
+	/** @param handedOver file descriptors of sockets that systemd has bound, each to an address of `listen` */
+	constructor(listen: Listen, handle: http.RequestListener, log: Log, handedOver: readonly number[] = []) {
 		this.#listen = listen;
 		this.#handle = handle;
 		this.#log = log;
+		this.#handedOver = handedOver;
 	}
 
 	/** Opens every address. @throws ListenError; then none is open */
@@ -93,7 +96,10 @@ export class Listening {
 		const certificate = tls && readCertificate(tls);
 		const opened: ListeningAddress[] = [];
 		try {
+			const taken = this.#handedOver.map((socket) => this.#take(socket, certificate));
+			opened.push(...taken);
 			for (const address of addresses) {
+				if (taken.some((one) => one.configured === address)) continue;
 				const server = this.#server(certificate, address.startsWith('unix:'));
 				this.#servers.push(server);
 				opened.push(await this.#open(server, address));
@@ -166,6 +172,43 @@ export class Listening {
 		return server;
 	}
 
+	/**
+	 * Listens on a socket that is bound already. It has to be one that routes.yaml has too: who may call a route was decided by
+	 * the addresses there. No connection is taken before that is known, as none is while this turn of the event loop lasts.
+	 */
+	#take(
+		socket: number,
+		certificate: ReturnType<typeof readCertificate> | undefined,
+	): ListeningAddress & { configured: string } {
+		const path = unixPathOf(socket);
+		const server = this.#server(certificate, path !== undefined);
+		this.#servers.push(server);
+		server.on('error', (error) =>
+			this.#log.error('a connection could not be taken', { address: shown, error: error.message }),
+		);
+		server.listen({ fd: socket });
+		const bound = path === undefined ? (server.address() as AddressInfo | null) : null;
+		const shown =
+			path !== undefined
+				? `unix:${path}`
+				: bound
+					? shownAddress(bound.address, bound.port)
+					: `socket ${socket}`;
+		const { address: addresses, port, tls } = this.#listen;
+		const configured = addresses.find((address) =>
+			path !== undefined ? address === shown : bound !== null && normalised(address) === bound.address,
+		);
+		if (configured === undefined || (bound && port !== 0 && port !== bound.port)) {
+			throw new ListenError(
+				`was handed a socket for ${shown}, where routes.yaml does not listen; make ListenStream= of the socket unit ` +
+					'agree with listen.address and listen.port',
+			);
+		}
+		server.on('drop', () => this.#dropped(configured));
+		const url = bound ? `${tls ? 'https' : 'http'}://${callableAddress(configured, bound.port)}` : shown;
+		return { address: shown, url, configured };
+	}
+
 	async #open(server: http.Server, address: string): Promise<ListeningAddress> {
 		const { port, tls } = this.#listen;
 		const path = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;
@@ -194,10 +237,35 @@ export class Listening {
 		server.on('drop', () => this.#dropped(address));
 		if (path !== undefined) return { address, url: address };
 		const { port: actual } = server.address() as AddressInfo;
-		const shown = net.isIPv6(address) ? `[${address}]` : address;
-		const callable = address === '::' ? '[::1]' : address === '0.0.0.0' ? '127.0.0.1' : shown;
-		return { address: `${shown}:${actual}`, url: `${tls ? 'https' : 'http'}://${callable}:${actual}` };
+		return {
+			address: shownAddress(address, actual),
+			url: `${tls ? 'https' : 'http'}://${callableAddress(address, actual)}`,
+		};
 	}
+}
+
+function shownAddress(address: string, port: number): string {
+	return net.isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+/** What this host itself calls: for "every address" one of its own. */
+function callableAddress(address: string, port: number): string {
+	return shownAddress(address === '::' ? '::1' : address === '0.0.0.0' ? '127.0.0.1' : address, port);
+}
+
+/** An IP address as the system writes it: `0:0::1` is `::1`. */
+function normalised(address: string): string {
+	if (!net.isIPv6(address)) return address;
+	return new net.SocketAddress({ address, family: 'ipv6' }).address;
+}
+
+/** The path of a unix socket by its file descriptor, which Node does not tell; undefined for any other socket. */
+function unixPathOf(socket: number): string | undefined {
+	const inode = /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${socket}`))?.[1];
+	if (inode === undefined) return undefined;
+	// Num RefCount Protocol Flags Type St Inode Path
+	const line = new RegExp(`^(?:\\S+\\s+){6}${inode} (/.*)$`, 'm');
+	return line.exec(fs.readFileSync('/proc/net/unix', 'latin1'))?.[1];
 }
 
 /** Removes the socket file that a listener left behind which could not tidy up. @throws ListenError when it is in use */
