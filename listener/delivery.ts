@@ -34,6 +34,13 @@ export interface Delivery {
 	readonly client: Client;
 }
 
+/** A header's text, several of one name joined by `, `; empty when it was not sent. @param name in any case */
+export function headerOf({ headers }: Pick<Delivery, 'headers'>, name: string): string {
+	const key = name.toLowerCase();
+	const value = (Object.hasOwn(headers, key) && headers[key]) || '';
+	return typeof value === 'string' ? value : value.join(', ');
+}
+
 /** The repository that an event is about; every field is empty when the sender does not tell it. */
 export interface Repository {
 	/** Without its owner. */

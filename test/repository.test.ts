@@ -37,9 +37,11 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	log: ['logs', 'errors'],
 	systemd: ['log'],
 	stores: ['runs/run', 'errors'],
-	auth: ['delivery', 'secret', 'errors'],
+	// How values are written in routes.yaml, for the parts that say what may be written about them.
+	'config/values': [],
+	auth: ['delivery', 'secret', 'errors', 'config/values'],
 	// They verify as auth does, and Amazon's needs a certificate fetched.
-	sources: ['delivery', 'secret', 'errors', 'auth'],
+	sources: ['delivery', 'secret', 'errors', 'auth', 'config/values'],
 	// What a request asks for, and what will be done.
 	'routes/parameters': ['delivery', 'errors'],
 	'routes/template': ['routes/parameters'],
@@ -53,6 +55,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	triggers: ['runs', 'runs/run', 'stores', 'log', 'errors'],
 	// The definition of routes.yaml is made of the definitions of its parts.
 	config: [
+		'config/values',
 		'errors',
 		'delivery',
 		'secret',
@@ -87,7 +90,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	operator: ['errors', 'runs/run', 'terminal', 'client'],
 	main: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
-		...['triggers', 'config', 'metrics', 'http', 'operator', 'systemd'],
+		...['triggers', 'config', 'config/values', 'metrics', 'http', 'operator', 'systemd'],
 	],
 };
 
