@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { Client, type PlaceOptions, placeOf, usualUrl } from './client.ts';
 import { ListenerRefused, ListenerUnreachable, OutputLost } from './errors.ts';
-import { hasEnded, type RunState, runStates } from './runs/run.ts';
+import { hasEnded, type RunState, runStates, type WaitsFor } from './runs/run.ts';
 import { age, type Field, SafeText, span, type TableForm, table, visible } from './terminal.ts';
 
 /** Exit statuses of `logs -f`, which tell what became of the run: 0 it succeeded. They differ from 1, "could not follow". */
@@ -41,6 +41,7 @@ interface ToldRun {
 	readonly signal: string | null;
 	readonly message: string;
 	readonly attempt: number;
+	readonly waitsFor: WaitsFor | null;
 	readonly parameters: Readonly<Record<string, string>>;
 	readonly acceptedAt: string;
 	readonly startedAt: string | null;
@@ -168,6 +169,13 @@ function wholeNumber(text: string): number {
 	throw new InvalidArgumentError('write a whole number from 1 to 999999.');
 }
 
+const waitsForText: Readonly<Record<WaitsFor, string>> = {
+	retry: 'its next attempt',
+	group: 'a place in its group',
+	lockfile: 'its lock file, which the log says who holds',
+	turn: 'its turn',
+};
+
 const stateColours = {
 	queued: undefined,
 	running: 'cyan',
@@ -262,6 +270,7 @@ class Operator {
 			['state', stateField(run)],
 			['reason', run.reason ?? ''],
 			['why', run.message],
+			['waits for', run.waitsFor === null ? '' : waitsForText[run.waitsFor]],
 			['group', run.group],
 			['delivery', run.delivery],
 			['attempt', run.attempt > 1 ? String(run.attempt) : ''],

@@ -240,6 +240,7 @@ describe('runs', () => {
 				signal: null,
 				message: 0,
 				attempt: 1,
+				waitsFor: null,
 				nextAttemptAt: null,
 				parameters: {},
 				acceptedAt: 0,

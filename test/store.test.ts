@@ -108,6 +108,7 @@ for (const [engine, open] of Object.entries(engines)) {
 			...rest,
 			seq: 1,
 			state: 'queued',
+			waitsFor: 'turn',
 			attempt: 0,
 			nextAttemptAt: null,
 			startedAt: null,
@@ -120,7 +121,14 @@ for (const [engine, open] of Object.entries(engines)) {
 		const [claimed] = await store.claim(1);
 		assert.ok(claimed);
 		const { startedAt } = claimed;
-		assert.deepEqual(claimed, { ...expected, startedAt, state: 'running', attempt: 1, stdin });
+		assert.deepEqual(claimed, {
+			...expected,
+			startedAt,
+			state: 'running',
+			waitsFor: null,
+			attempt: 1,
+			stdin,
+		});
 		assert.ok(startedAt !== null && startedAt >= offered.acceptedAt);
 	});
 
@@ -390,6 +398,83 @@ for (const [engine, open] of Object.entries(engines)) {
 			await settle(store, run.id, 1, success, none);
 		}
 		assert.deepEqual(ids(await store.claim(9)), [queued.id]);
+	});
+
+	withStore('a run that names a lock file keeps its place until that is free', async (store) => {
+		const plan = { ...offer().plan, lockfile: '/run/a.lock' };
+		const first = await acceptOne(store, { plan });
+		const behind = await acceptOne(store);
+		const elsewhere = await acceptOne(store, { group: 'other', plan });
+		const third = await acceptOne(store, { group: 'third', plan: { ...plan, lockfile: '/run/b.lock' } });
+		const free = await acceptOne(store, { group: 'free' });
+		assert.deepEqual(
+			[first, behind, elsewhere, free].map(({ waitsFor }) => waitsFor),
+			['lockfile', 'group', 'lockfile', 'turn'],
+		);
+		assert.deepEqual(ids(await store.claim(9)), [free.id], 'nobody else is delayed');
+		assert.deepEqual(
+			(await store.locked()).map(({ id, route, lockfile }) => [id, route, lockfile]),
+			[
+				[first.id, 'deploy', '/run/a.lock'],
+				[third.id, 'deploy', '/run/b.lock'],
+			],
+		);
+		assert.deepEqual(
+			ids(await store.claim(1, ['/run/b.lock', '/run/a.lock'])),
+			[first.id],
+			'the oldest first',
+		);
+		assert.equal((await store.get(first.id))?.attempt, 1);
+		assert.deepEqual(ids(await store.claim(9, ['/run/a.lock'])), [elsewhere.id]);
+		await settle(store, first.id, 1, success, none);
+		assert.deepEqual(ids(await store.claim(9)), [behind.id]);
+		const run = await store.get(elsewhere.id);
+		assert.ok(await store.putBack(run!));
+		assert.equal((await store.get(elsewhere.id))?.waitsFor, 'lockfile', 'it is looked at again');
+		assert.deepEqual(ids(await store.claim(9)), []);
+		assert.equal(await store.cancelQueued(elsewhere.id, cancelled), true);
+		assert.deepEqual(ids(await store.claim(9, ['/run/a.lock', '/run/b.lock'])), [third.id]);
+	});
+
+	withStore('a run that names a lock file joins, and takes over whether there is one', async (store) => {
+		const given = { whenBusy: 'coalesce' } as const;
+		const plan = { ...offer().plan, lockfile: '/run/a.lock' };
+		const first = await acceptOne(store, { ...given, plan });
+		assert.deepEqual(told(await store.accept([offer({ ...given, plan })])), [`joined ${first.id}`]);
+		assert.equal((await acceptOne(store, given)).waitsFor, 'turn');
+		assert.equal((await acceptOne(store, { ...given, plan })).waitsFor, 'lockfile');
+		assert.deepEqual(await store.claim(9), []);
+		assert.deepEqual(await store.counts(), { queued: 1, running: 0 });
+		assert.deepEqual(ids(await store.claim(9, ['/run/a.lock'])), [first.id]);
+	});
+
+	withStore('reject: says busy while a lock file is held, or another run waits for it', async (store) => {
+		const plan = { ...offer().plan, lockfile: '/run/a.lock' };
+		const given = { whenBusy: 'reject', plan } as const;
+		const refused = [{ kind: 'busy', group: 'deploy', lockfile: '/run/a.lock' }];
+		assert.deepEqual(await store.accept([offer(given)], undefined, ['/run/a.lock']), refused);
+		assert.equal((await acceptOne(store, { group: 'other', plan })).waitsFor, 'lockfile');
+		assert.deepEqual(await store.accept([offer(given)]), refused);
+		await store.claim(1, ['/run/a.lock']);
+		assert.equal((await store.accept([offer(given)]))[0]?.kind, 'accepted');
+	});
+
+	test(`${engine}: runs that name a lock file are recovered as such`, async () => {
+		const dir = directory();
+		const before = open(dir);
+		const plan = { ...offer().plan, lockfile: '/run/a.lock' };
+		const run = await acceptOne(before, { plan });
+		await before.claim(1, ['/run/a.lock']);
+		await before.close();
+		const store = open(dir);
+		assert.deepEqual(
+			(await store.recover()).map(({ id, waitsFor }) => [id, waitsFor]),
+			[[run.id, 'lockfile']],
+		);
+		assert.deepEqual(await store.claim(9), []);
+		assert.equal((await store.locked()).length, 1);
+		assert.deepEqual(ids(await store.claim(9, ['/run/a.lock'])), [run.id]);
+		await store.close();
 	});
 
 	withStore('settles a run once, and only for the holder of the present attempt', async (store) => {

@@ -218,8 +218,13 @@ class Compiler {
 		let route: Route | undefined;
 		if (data) {
 			const cwd = data.cwd === undefined ? {} : { cwd: absolute(source, data.cwd) };
+			const lockfile = data.concurrency?.lockfile;
+			const concurrency =
+				lockfile === undefined
+					? {}
+					: { concurrency: { ...data.concurrency, lockfile: absolute(source, lockfile) } };
 			const callers = compileCallers(data, defaults);
-			const compiled = compileRoute(name, { ...data, ...cwd }, defaults, this.#patterns, callers);
+			const compiled = compileRoute(name, { ...data, ...cwd, ...concurrency }, defaults, this.#patterns, callers);
 			for (const fault of [...callers.faults, ...compiled.faults]) {
 				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
 			}

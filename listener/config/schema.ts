@@ -235,6 +235,10 @@ export const routeSchema: z.ZodType<RouteSpec> = z
 				}),
 				limit: limit.optional(),
 				when_busy: whenBusy.optional(),
+				lockfile: someText.optional().meta({
+					description:
+						"A file that some other program holds while it runs, such as Puppet's agent_catalog_run.lock; a run is not started meanwhile. Relative to the file's own directory. May hold {{name}}.",
+				}),
 			})
 			.optional()
 			.meta({ description: 'Which runs may run at the same time.' }),

@@ -80,6 +80,7 @@ export function runJson(run: Run) {
 		signal: run.outcome?.signal ?? null,
 		message: run.outcome?.message ?? '',
 		attempt: run.attempt,
+		waitsFor: run.waitsFor,
 		nextAttemptAt: isoTime(run.nextAttemptAt),
 		parameters: run.parameters,
 		acceptedAt: isoTime(run.acceptedAt),

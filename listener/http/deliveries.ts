@@ -4,7 +4,7 @@ import type { Context } from 'koa';
 import { type VerifiedDelivery, verify } from '../auth/auth.ts';
 import type { LiveConfig } from '../config/config.ts';
 import { type Body, type Delivery, type Event, eventOf } from '../delivery.ts';
-import { Busy, NotFound } from '../errors.ts';
+import { BadRequest, Busy, NotFound } from '../errors.ts';
 import type { DeliveryOutcome } from '../metrics.ts';
 import { type Decision, decide } from '../routes/decision.ts';
 import type { Scope } from '../routes/expressions.ts';
@@ -14,7 +14,7 @@ import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, idMaker, type NewRun, type Run } from '../runs/run.ts';
 import type { Reading } from '../sources/kind.ts';
-import type { Acceptance } from '../stores/store.ts';
+import type { Acceptance, DeliveryKey } from '../stores/store.ts';
 import {
 	answer,
 	answerAccepted,
@@ -118,10 +118,10 @@ export class Deliveries {
 			return this.#ignore(ctx, entry, route, reasons);
 		}
 
-		const acceptances = await this.#queue.accept(offers);
+		const acceptances = await this.#queue.accept(offers, deliveryKey(verified, route, content));
 		entry.outcome = outcomeOf(acceptances);
 		const runs = acceptances.flatMap((acceptance) => (acceptance.kind === 'busy' ? [] : acceptance.run));
-		if (runs.length === 0) return answerBusy(ctx, route, offers[0]!);
+		if (runs.length === 0) return answerBusy(ctx, route, offers[0]!, acceptances);
 		entry.runs = runs.map(({ id }) => id);
 		if (runs.length === 1) ctx.set('Location', runUrl(runs[0]!.id));
 		return wait === 0
@@ -178,6 +178,30 @@ export class Deliveries {
 		if (form === 'text') await sendStream(ctx, plainTextType, asTextWithEnd(parts, end));
 		else await sendEvents(ctx, parts, end);
 	}
+}
+
+/** Milliseconds for which a delivery is known again by its `Idempotency-Key`: senders that try again do so within hours. */
+const rememberKey = 24 * 3_600_000;
+
+/**
+ * By what the same delivery is known when its sender repeats it: the id that its source gives it, or for plain calls the
+ * header `Idempotency-Key`. Undefined when it has none.
+ * @throws BadRequest when the header holds no such key
+ */
+function deliveryKey(
+	{ delivery }: VerifiedDelivery,
+	{ name, source }: Route,
+	content: Body,
+): DeliveryKey | undefined {
+	if (source !== null) {
+		const key = source.deliveryId(delivery, content);
+		return key === null ? undefined : { route: name, key, remember: source.remember };
+	}
+	const key = delivery.headers['idempotency-key'];
+	if (key === undefined) return undefined;
+	if (!/^[!-~]{1,255}$/.test(String(key)))
+		throw new BadRequest('"Idempotency-Key" has to be 1 to 255 visible ASCII characters, without blanks');
+	return { route: name, key: String(key), remember: rememberKey };
 }
 
 /** What a verified delivery tells, by the route's source; without one it is a call. */
@@ -257,10 +281,18 @@ async function stdinFor(route: Route, parameters: Parameters, body: ArrivedBody)
 	}
 }
 
-function answerBusy(ctx: Context, route: Route, { group, delivery }: NewRun): void {
-	const busy = new Busy(
-		`route "${route.name}" is busy: as many runs of its group "${group}" as may be are under way; try again later`,
-	);
+function answerBusy(
+	ctx: Context,
+	route: Route,
+	{ group, delivery }: NewRun,
+	[acceptance]: readonly Acceptance[],
+): void {
+	const lockfile = acceptance?.kind === 'busy' ? acceptance.lockfile : undefined;
+	const why =
+		lockfile === undefined
+			? `as many runs of its group "${group}" as may be are under way`
+			: `another process holds its lock file ${lockfile}`;
+	const busy = new Busy(`route "${route.name}" is busy: ${why}; try again later`);
 	if (route.respond.busy === undefined) throw busy;
 	answerExactly(ctx, route.respond.busy, busy.status, problemType, problemJson(busy, delivery));
 }

@@ -111,7 +111,12 @@ export interface RouteSpec extends SharedSpec {
 	readonly params?: Readonly<Record<string, ParameterSpec>> | undefined;
 	readonly stdin?: StdinKind | undefined;
 	readonly respond?: { readonly [Outcome in AnswerOutcome]?: AnswerSpec | undefined } | undefined;
-	readonly concurrency?: (SharedSpec['concurrency'] & { readonly group?: string | undefined }) | undefined;
+	readonly concurrency?:
+		| (SharedSpec['concurrency'] & {
+				readonly group?: string | undefined;
+				readonly lockfile?: string | undefined;
+		  })
+		| undefined;
 }
 
 /** Something wrong with a route; `key` leads from the route on, and is empty for the route as a whole. */
@@ -145,6 +150,9 @@ export function compileRoute(
 	const rules = compileRules(spec.params ?? {}, segmentNames, patterns, faults);
 	const group = spec.concurrency?.group === undefined ? undefined : compileTemplate(spec.concurrency.group);
 	if (typeof group === 'string') faults.push({ key: ['concurrency', 'group'], message: group });
+	const lockfile =
+		spec.concurrency?.lockfile === undefined ? undefined : compileTemplate(spec.concurrency.lockfile);
+	if (typeof lockfile === 'string') faults.push({ key: ['concurrency', 'lockfile'], message: lockfile });
 
 	const cwd = spec.cwd ?? defaults.cwd;
 	const env = { ...defaults.env, ...spec.env };
@@ -158,10 +166,16 @@ export function compileRoute(
 
 	// A rule that was refused is declared all the same: its fault is told once, not again for every use.
 	const declared = new Set([...Object.keys(spec.params ?? {}), ...segmentNames]);
-	faults.push(...undeclared(declared, { command: spec.command, cwd, env, group: spec.concurrency?.group }));
+	faults.push(...undeclared(declared, { command: spec.command, cwd, env, ...spec.concurrency }));
 	const answers = compileAnswers(spec.respond ?? {}, faults);
 
-	if (faults.length > 0 || typeof path === 'string' || typeof group === 'string' || 'faults' in command) {
+	if (
+		faults.length > 0 ||
+		typeof path === 'string' ||
+		typeof group === 'string' ||
+		typeof lockfile === 'string' ||
+		'faults' in command
+	) {
 		return { faults };
 	}
 	const timeout = spec.timeout ?? defaults.timeout ?? 600_000;
@@ -192,6 +206,7 @@ export function compileRoute(
 			maxOutput,
 			...retry,
 			...onCrash,
+			...(lockfile === undefined ? {} : { lockfile: lockfile.fill(parameters) }),
 		}),
 		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
 		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
@@ -232,7 +247,8 @@ function undeclared(
 		command: string | readonly string[];
 		cwd: string | undefined;
 		env: Readonly<Record<string, string>>;
-		group: string | undefined;
+		group?: string | undefined;
+		lockfile?: string | undefined;
 	},
 ): RouteFault[] {
 	const places: (readonly [RouteFault['key'], string])[] = [
@@ -242,6 +258,7 @@ function undeclared(
 		...(texts.cwd === undefined ? [] : [[['cwd'], texts.cwd] as const]),
 		...Object.entries(texts.env).map(([name, text]) => [['env', name], text] as const),
 		...(texts.group === undefined ? [] : [[['concurrency', 'group'], texts.group] as const]),
+		...(texts.lockfile === undefined ? [] : [[['concurrency', 'lockfile'], texts.lockfile] as const]),
 	];
 	return places.flatMap(([key, text]) => {
 		const template = compileTemplate(text);

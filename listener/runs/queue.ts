@@ -21,6 +21,7 @@ import {
 	type Store,
 } from '../stores/store.ts';
 import { LineLog } from './line-log.ts';
+import { LockFiles } from './lock-files.ts';
 import type { Outputs } from './output.ts';
 import {
 	type ClaimedRun,
@@ -53,8 +54,15 @@ export interface QueueOptions {
 
 /** Milliseconds until what the store could not write is tried again. */
 const retryAfter = 1_000;
+/** Milliseconds between two looks at lock files that runs wait for. */
+const lookAtLocksEvery = 1_000;
 /** Runners that may die over a run before it is given up: such a command probably kills them itself. */
 const mostDeaths = 3;
+
+const noLocks: { readonly free: readonly string[]; readonly locked: readonly string[] } = {
+	free: [],
+	locked: [],
+};
 
 /** A run that is being performed, or whose end is being written down. */
 interface UnderWay {
@@ -93,6 +101,12 @@ export class Queue {
 	#started = false;
 	/** The next look at runs whose next attempt is due. */
 	#due: NodeJS.Timeout | undefined;
+	readonly #lockFiles = new LockFiles();
+	/** What was last told of a run that waits for a lock file, by the file. */
+	#toldLocks = new Map<string, string>();
+	/** The next look at lock files. */
+	#lockLook: NodeJS.Timeout | undefined;
+	#lookingAtLocks = false;
 	#draining = false;
 	#stopping = false;
 	/** Called whenever something under way has ended. */
@@ -136,6 +150,7 @@ export class Queue {
 		this.#queued = (await this.#store.counts()).queued;
 		this.#claim(this.#limit);
 		await this.#lookWhenDue();
+		await this.#lookAtLocks();
 	}
 
 	/**
@@ -143,13 +158,15 @@ export class Queue {
 	 * @throws ShuttingDown StoreUnavailable Conflict (the delivery was taken, and no run of it is kept any more)
 	 */
 	async accept(offers: readonly NewRun[], delivery?: DeliveryKey): Promise<readonly Acceptance[]> {
+		const named = new Set(offers.flatMap(({ plan }) => plan.lockfile ?? []));
+		const { free, locked } = named.size === 0 ? noLocks : await this.#locks(named);
 		if (this.#draining)
 			throw new ShuttingDown('the listener is stopping; try again in a moment', {
 				headers: { 'Retry-After': '5' },
 			});
-		const accepting = this.#store.accept(offers, delivery);
+		const accepting = this.#store.accept(offers, delivery, locked);
 		// In the same turn, so that both are one transaction.
-		const unclaimed = offers.length - this.#claim(offers.length);
+		const unclaimed = offers.length - this.#claim(offers.length, free);
 		this.#queued += unclaimed;
 		try {
 			const acceptances = await accepting;
@@ -161,6 +178,7 @@ export class Queue {
 			return acceptances;
 		} finally {
 			this.#queued -= unclaimed;
+			if (named.size > 0) this.#lookAtLocksSoon();
 		}
 	}
 
@@ -223,6 +241,7 @@ export class Queue {
 				this.#tellEnded(ended);
 				this.#logEnd(ended);
 				this.#claimNext();
+				void this.#lookAtLocks().catch(() => {});
 				return ended;
 			}
 			// It is on its way from one state to the next.
@@ -247,8 +266,7 @@ export class Queue {
 		const [acceptance] = await this.accept([
 			{ ...asOffered(earlier), id: this.#newId(), stdin: input.bytes, acceptedAt: Date.now() },
 		]);
-		if (acceptance === undefined || acceptance.kind === 'busy')
-			throw new Busy(`the run's group "${earlier.group}" is busy; try again later`);
+		if (acceptance === undefined || acceptance.kind === 'busy') throw busy(acceptance ?? earlier);
 		this.#log.info('run is run again', { run: acceptance.run.id, route: earlier.route, again: id });
 		return acceptance.run;
 	}
@@ -257,6 +275,7 @@ export class Queue {
 	async drain(ms: number): Promise<boolean> {
 		this.#draining = true;
 		clearTimeout(this.#due);
+		clearTimeout(this.#lockLook);
 		return new Promise((resolve) => {
 			const done = (all: boolean) => {
 				clearTimeout(late);
@@ -276,6 +295,7 @@ export class Queue {
 		this.#draining = true;
 		this.#stopping = true;
 		clearTimeout(this.#due);
+		clearTimeout(this.#lockLook);
 		await this.#runner.stop();
 		for (const underWay of [...this.#underWay.values()]) {
 			if (!underWay.performed) this.#close(underWay, this.#leave(underWay));
@@ -299,18 +319,25 @@ export class Queue {
 		return run;
 	}
 
-	/** Starts up to so many runs, as far as there are places for them. Gives how many it asked the store for. */
-	#claim(wanted: number): number {
+	/**
+	 * Starts up to so many runs, as far as there are places for them. Gives how many it asked the store for.
+	 * @param unlocked lock files that nobody holds
+	 */
+	#claim(wanted: number, unlocked: readonly string[] = []): number {
 		if (!this.#started || this.#draining) return 0;
 		const asked = Math.max(0, Math.min(wanted, this.#limit - this.#performing - this.#claiming));
 		if (asked < wanted && this.#claiming > 0) this.#refused = true;
 		if (asked === 0) return 0;
 		const ends = this.#ends;
 		this.#claiming += asked;
-		this.#store.claim(asked).then(
+		const free = unlocked.filter((file) => this.#lockFiles.take(file));
+		this.#store.claim(asked, free).then(
 			(runs) => {
 				this.#claiming -= asked;
 				this.#queued -= runs.length;
+				for (const file of free) {
+					if (!runs.some(({ plan }) => plan.lockfile === file)) this.#lockFiles.leave(file, false);
+				}
 				for (const run of runs) this.#begin(run);
 				// One was there for the one that was expected. If there were several, there may be more.
 				const more = runs.length === asked ? asked > 1 : ends !== this.#ends;
@@ -322,6 +349,7 @@ export class Queue {
 			},
 			(error) => {
 				this.#claiming -= asked;
+				for (const file of free) this.#lockFiles.leave(file, false);
 				if (!(error instanceof StoreUnavailable)) throw error;
 				setTimeout(() => this.#claim(this.#limit), retryAfter);
 			},
@@ -334,6 +362,49 @@ export class Queue {
 		this.#ends++;
 		// Two, because the end of one may let more than one begin.
 		if (this.#queued > 0) this.#claim(2);
+	}
+
+	/** Tells apart lock files that somebody holds now and others. */
+	async #locks(files: ReadonlySet<string>): Promise<typeof noLocks> {
+		const free: string[] = [];
+		const locked: string[] = [];
+		for (const file of files) ((await this.#lockFiles.busy(file)) === undefined ? free : locked).push(file);
+		return { free, locked };
+	}
+
+	#lookAtLocksSoon(): void {
+		this.#lockLook ??= setTimeout(() => void this.#lookAtLocks().catch(() => {}), lookAtLocksEvery);
+	}
+
+	/** Starts runs that wait for a lock file which nobody holds any more, and goes on looking as long as there is reason to. */
+	async #lookAtLocks(): Promise<void> {
+		if (this.#draining || this.#lookingAtLocks) return;
+		clearTimeout(this.#lockLook);
+		this.#lockLook = undefined;
+		this.#lookingAtLocks = true;
+		try {
+			const waiting = await this.#store.locked();
+			const told = this.#toldLocks;
+			this.#toldLocks = new Map();
+			const free: string[] = [];
+			for (const { id, route, lockfile } of waiting) {
+				const why = await this.#lockFiles.busy(lockfile);
+				if (why === undefined) free.push(lockfile);
+				else {
+					this.#toldLocks.set(lockfile, `${id} ${why}`);
+					if (told.get(lockfile) === `${id} ${why}`) continue;
+					this.#log.info('run waits for a lock file', { run: id, route, lockfile, why });
+				}
+			}
+			if (free.length > 0) this.#claim(free.length, free);
+			const others = this.#lockFiles.inUse.filter(
+				(file) => !waiting.some(({ lockfile }) => lockfile === file),
+			);
+			for (const file of others) await this.#lockFiles.busy(file);
+			if (waiting.length + this.#lockFiles.inUse.length > 0) this.#lookAtLocksSoon();
+		} finally {
+			this.#lookingAtLocks = false;
+		}
 	}
 
 	#begin({ stdin, ...run }: ClaimedRun): void {
@@ -402,11 +473,16 @@ export class Queue {
 		underWay.performed = true;
 		this.#performing--;
 		this.#closing.add(closing);
-		void closing.then(() => this.#closing.delete(closing));
+		void closing.then(() => {
+			this.#closing.delete(closing);
+			// A run of its group may have got its place, and waits for a lock file only.
+			if (!this.#draining) void this.#lookAtLocks().catch(() => {});
+		});
 	}
 
 	async #settle(underWay: UnderWay, outcome: Outcome, output: KeptOutput): Promise<void> {
 		const { run } = underWay;
+		this.#unlock(run, outcome.state === 'succeeded');
 		const settled = await this.#written(run, () => this.#store.settle(run, outcome, output));
 		this.#forget(underWay);
 		if (!settled) return;
@@ -419,6 +495,7 @@ export class Queue {
 	/** Lets a run that failed wait for its next attempt. */
 	async #postpone(underWay: UnderWay, outcome: Outcome, output: KeptOutput, delay: number): Promise<void> {
 		const { run } = underWay;
+		this.#unlock(run, false);
 		this.#queued++;
 		const postponed = await this.#written(run, () => this.#store.retry(run, delay));
 		underWay.logging?.stop.abort();
@@ -471,6 +548,7 @@ export class Queue {
 
 	async #putBack(underWay: UnderWay): Promise<void> {
 		const { run } = underWay;
+		this.#unlock(run, false);
 		this.#queued++;
 		await this.#written(run, () => this.#store.putBack(run));
 		underWay.logging?.stop.abort();
@@ -498,6 +576,10 @@ export class Queue {
 		}
 	}
 
+	#unlock({ plan: { lockfile } }: Run, well: boolean): void {
+		if (lockfile !== undefined) this.#lockFiles.leave(lockfile, well);
+	}
+
 	#forget(underWay: UnderWay): void {
 		const { id } = underWay.run;
 		// A run that was put back may have begun again by now.
@@ -523,9 +605,18 @@ export class Queue {
 	}
 }
 
+/** The group of a run, or the lock file that it names, is busy. */
+function busy({ group, lockfile }: { readonly group: string; readonly lockfile?: string }): Busy {
+	return new Busy(
+		lockfile === undefined
+			? `as many runs of the group "${group}" as may be are under way; try again later`
+			: `another process holds the lock file ${lockfile}; try again later`,
+	);
+}
+
 /** What was decided about a run when it was accepted. */
 function asOffered(run: Run): Omit<NewRun, 'stdin'> {
-	const { seq, state, attempt, startedAt, endedAt, outcome, outputSize, ...offered } = run;
+	const { seq, state, waitsFor, attempt, startedAt, endedAt, outcome, outputSize, ...offered } = run;
 	return offered;
 }
 

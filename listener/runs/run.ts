@@ -74,6 +74,8 @@ export interface Plan {
 	readonly maxOutput: number;
 	/** Absent: a run that failed has failed. */
 	readonly retry?: Retry;
+	/** It is not started while a live process holds this file; an absolute path. Runs that name the same one run one at a time. */
+	readonly lockfile?: string;
 	/** `fail`: when the listener or its runner dies over the run it has failed, instead of being started again. */
 	readonly onCrash?: 'fail';
 }
@@ -117,11 +119,19 @@ export interface Outcome {
 	readonly message: string;
 }
 
+/**
+ * What a queued run waits for: `retry` the time of its next attempt · `group` a place in its group · `lockfile` whoever holds
+ * its lock file, having a place in its group · `turn` one of the places for all runs, or only for the moment to come.
+ */
+export type WaitsFor = 'retry' | 'group' | 'lockfile' | 'turn';
+
 /** A run as it stands. Its standard input is not among it: that may be megabytes, and only who performs the run needs it. */
 export interface Run extends Omit<NewRun, 'stdin'> {
 	/** Rises by one with each run accepted; the order of the queue and of lists. */
 	readonly seq: number;
 	readonly state: RunState;
+	/** null unless it is queued. */
+	readonly waitsFor: WaitsFor | null;
 	/** How many times it was started. Fences: only the holder of the present attempt may settle it. */
 	readonly attempt: number;
 	/** When a run that failed is to be started again, milliseconds since 1970; null when it is not waiting for that. */

@@ -1,7 +1,7 @@
 /** What the SQLite file holds: its tables, the statements that read and change them, and how a run becomes a row and back. */
 
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
-import type { NewRun, Outcome, Run, RunReason, RunState, WhenBusy } from '../runs/run.ts';
+import type { NewRun, Outcome, Run, RunReason, RunState, WaitsFor, WhenBusy } from '../runs/run.ts';
 
 /** The file's layout; a listener refuses a newer one instead of guessing. */
 export const schemaVersion = 4;
@@ -10,13 +10,15 @@ export const schemaVersion = 4;
 export const code = {
 	later: 0,
 	waiting: 1,
-	ready: 2,
-	running: 3,
-	succeeded: 4,
-	failed: 5,
-	cancelled: 6,
+	locked: 2,
+	ready: 3,
+	running: 4,
+	succeeded: 5,
+	failed: 6,
+	cancelled: 7,
 } as const;
 export const stateNames: readonly RunState[] = [
+	'queued',
 	'queued',
 	'queued',
 	'queued',
@@ -25,6 +27,8 @@ export const stateNames: readonly RunState[] = [
 	'failed',
 	'cancelled',
 ];
+/** By the stored state. */
+const waitsFor: readonly WaitsFor[] = ['retry', 'group', 'lockfile', 'turn'];
 export const allCodes = Object.values(code);
 export const endedCodes = allCodes.filter((each) => each >= code.succeeded);
 
@@ -45,6 +49,7 @@ export const schema = `
 		grp TEXT NOT NULL,
 		places INTEGER NOT NULL,
 		when_busy TEXT NOT NULL,
+		lockfile TEXT,
 		accepted_at INTEGER NOT NULL,
 		started_at INTEGER,
 		ended_at INTEGER,
@@ -63,6 +68,7 @@ export const schema = `
 	CREATE INDEX runs_open ON runs (state, seq) WHERE state <= ${code.running};
 	CREATE INDEX runs_later ON runs (next_at) WHERE state = ${code.later};
 	CREATE INDEX runs_waiting ON runs (grp, seq) WHERE state = ${code.waiting};
+	CREATE INDEX runs_locked ON runs (lockfile, seq) WHERE state = ${code.locked};
 	CREATE INDEX runs_joinable ON runs (grp, route) WHERE state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce';
 	CREATE INDEX runs_ended ON runs (state, seq) WHERE state >= ${code.succeeded};
 	CREATE INDEX runs_ended_by_route ON runs (route, state, seq) WHERE state >= ${code.succeeded};
@@ -116,6 +122,8 @@ export interface Row {
 export function prepare(db: DatabaseSync) {
 	const open = `state <= ${code.running}`;
 	const ended = `state >= ${code.succeeded}`;
+	// A run that has its place in its group.
+	const placed = `CASE WHEN lockfile IS NULL THEN ${code.ready} ELSE ${code.locked} END`;
 	const forEachState = (sql: (state: number, range: string) => string): Record<number, StatementSync> =>
 		Object.fromEntries(
 			allCodes.map((state) => [state, db.prepare(sql(state, state <= code.running ? open : ended))]),
@@ -123,17 +131,25 @@ export function prepare(db: DatabaseSync) {
 	// Where a partial index is to serve, its condition is repeated word for word: SQLite draws no conclusions here.
 	return {
 		insert: db.prepare(
-			'INSERT INTO runs (seq, id, state, route, grp, places, when_busy, accepted_at, delivery, event, client, certname, parameters, plan) ' +
-				'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+			'INSERT INTO runs (seq, id, state, route, grp, places, when_busy, lockfile, accepted_at, delivery, event, client, certname, parameters, plan) ' +
+				'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
 		),
 		joinable: db.prepare(
 			`SELECT seq FROM runs WHERE grp = ? AND route = ? AND state <= ${code.ready} AND attempt = 0 AND when_busy = 'coalesce'`,
 		),
 		join: db.prepare(
-			`UPDATE runs SET delivery = ?, event = ?, client = ?, certname = ?, parameters = ?, plan = ? WHERE seq = ? RETURNING ${columns}`,
+			'UPDATE runs SET delivery = ?, event = ?, client = ?, certname = ?, parameters = ?, plan = ?, lockfile = ?, ' +
+				`state = CASE WHEN state IN (${code.locked}, ${code.ready}) THEN ? ELSE state END WHERE seq = ? RETURNING ${columns}`,
 		),
 		firstReady: db.prepare(
 			`SELECT seq FROM runs WHERE ${open} AND state = ${code.ready} ORDER BY seq LIMIT 1`,
+		),
+		firstLocked: db.prepare(
+			`SELECT seq FROM runs WHERE state = ${code.locked} AND lockfile = ? ORDER BY seq LIMIT 1`,
+		),
+		// What else is selected beside min() is of the same row.
+		locked: db.prepare(
+			`SELECT lockfile, min(seq), id, route FROM runs WHERE state = ${code.locked} GROUP BY lockfile`,
 		),
 		claim: db.prepare(
 			`UPDATE runs SET state = ${code.running}, attempt = attempt + 1, started_at = ? WHERE seq = ?`,
@@ -146,12 +162,12 @@ export function prepare(db: DatabaseSync) {
 				'WHERE seq = ?',
 		),
 		recover: db.prepare(
-			`UPDATE runs SET state = ${code.ready} WHERE ${open} AND state = ${code.running} ` +
+			`UPDATE runs SET state = ${placed} WHERE ${open} AND state = ${code.running} ` +
 				`AND plan ->> 'onCrash' IS NOT 'fail' RETURNING ${columns}`,
 		),
 		allRunning: db.prepare(`SELECT ${columns} FROM runs WHERE ${open} AND state = ${code.running}`),
 		postpone: db.prepare(`UPDATE runs SET state = ${code.later}, next_at = ? WHERE seq = ?`),
-		resume: db.prepare('UPDATE runs SET state = ?, next_at = NULL WHERE seq = ?'),
+		resume: db.prepare(`UPDATE runs SET state = ${code.waiting}, next_at = NULL WHERE seq = ?`),
 		due: db.prepare(
 			// No more than that at once; the next claim goes on.
 			`SELECT seq, grp, when_busy FROM runs WHERE state = ${code.later} AND next_at BETWEEN ? AND ? ORDER BY next_at LIMIT 100`,
@@ -160,7 +176,7 @@ export function prepare(db: DatabaseSync) {
 		firstWaiting: db.prepare(
 			`SELECT seq, places FROM runs WHERE state = ${code.waiting} AND grp = ? ORDER BY seq LIMIT 1`,
 		),
-		admit: db.prepare(`UPDATE runs SET state = ${code.ready} WHERE seq = ?`),
+		admit: db.prepare(`UPDATE runs SET state = ${placed} WHERE seq = ?`),
 		byId: db.prepare(`SELECT ${columns} FROM runs WHERE id = ?`),
 		bySeq: db.prepare(`SELECT ${columns} FROM runs WHERE seq = ?`),
 		newest: db.prepare(`SELECT ${columns} FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?`),
@@ -206,12 +222,13 @@ export function ending(outcome: Outcome, endedAt: number): SQLInputValue[] {
 }
 
 /** A run as it stands when it has just been written. */
-export function newRun(run: NewRun, seq: number): Run {
+export function newRun(run: NewRun, seq: number, waits: number): Run {
 	const { stdin: _, ...rest } = run;
 	return {
 		...rest,
 		seq,
 		state: 'queued',
+		waitsFor: waitsFor[waits] ?? null,
 		attempt: 0,
 		nextAttemptAt: null,
 		startedAt: null,
@@ -240,6 +257,7 @@ export function toRun(row: Row): Run {
 		plan: JSON.parse(row.plan),
 		acceptedAt: row.accepted_at,
 		state,
+		waitsFor: waitsFor[row.state] ?? null,
 		attempt: row.attempt,
 		nextAttemptAt: ended ? null : row.next_at,
 		startedAt: row.started_at,

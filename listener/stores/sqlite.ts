@@ -5,7 +5,8 @@
  * durable by one flush; then their promises resolve, in order. SQLite writes, and the thread pool flushes: a flush takes
  * from 0.1 ms to tens of milliseconds, in which the event loop must go on serving.
  *
- * A queued run is `waiting` (its group is full) or `ready` (it holds one of its group's places and waits for a runner only).
+ * A queued run is `waiting` (its group is full), or it holds one of its group's places and is `locked` (somebody may hold the
+ * lock file that it names) or `ready` (it waits for a runner only).
  * One that failed and is to be started again is kept for `later` until its time comes.
  * So claiming looks at ready runs alone, however many wait behind a busy group. How many places of a group are taken and how
  * many wait is counted in memory, told from the file at open, and put right when a transaction fails.
@@ -43,6 +44,7 @@ import {
 	type Input,
 	type Kept,
 	type KeptOutput,
+	type LockedRun,
 	mostKeptInput,
 	type RunFilter,
 	type Store,
@@ -90,6 +92,9 @@ export class SqliteStore implements Store {
 	#nextSeq: number;
 	/** Groups as they were before the present transaction touched them. */
 	readonly #before = new Map<string, Group>();
+
+	/** False as long as no run has named a lock file that is open, or has been since the store was opened. */
+	#lockFilesNamed: boolean;
 
 	/** Open runs whose input is too long to be kept after their end. */
 	readonly #longInputs = new Set<number>();
@@ -169,6 +174,10 @@ export class SqliteStore implements Store {
 			this.#groups.set(grp, group);
 			group[state === code.waiting ? 'waiting' : 'taken'] += n;
 		}
+		this.#lockFilesNamed =
+			db
+				.prepare(`SELECT 1 FROM runs WHERE state <= ${code.running} AND lockfile IS NOT NULL LIMIT 1`)
+				.get() !== undefined;
 		const long = db.prepare(
 			`SELECT seq FROM runs JOIN inputs USING (seq) WHERE state <= ${code.running} AND length(bytes) > ?`,
 		);
@@ -184,9 +193,13 @@ export class SqliteStore implements Store {
 		fs.closeSync(directory);
 	}
 
-	async accept(runs: readonly NewRun[], delivery?: DeliveryKey): Promise<readonly Acceptance[]> {
-		if (delivery === undefined) return this.#change(() => runs.map((run) => this.#accept(run)));
-		const acceptances = await this.#change(() => this.#acceptOnce(runs, delivery));
+	async accept(
+		runs: readonly NewRun[],
+		delivery?: DeliveryKey,
+		locked: readonly string[] = [],
+	): Promise<readonly Acceptance[]> {
+		if (delivery === undefined) return this.#change(() => runs.map((run) => this.#accept(run, locked)));
+		const acceptances = await this.#change(() => this.#acceptOnce(runs, delivery, locked));
 		if (acceptances.length === 0 && runs.length > 0) {
 			throw new Conflict(
 				'this delivery was taken before, and its run is not kept any more; nothing was started. To have it run again, send it as a new one',
@@ -195,15 +208,20 @@ export class SqliteStore implements Store {
 		return acceptances;
 	}
 
-	claim(limit: number): Promise<readonly ClaimedRun[]> {
+	claim(limit: number, free: readonly string[] = []): Promise<readonly ClaimedRun[]> {
 		return this.#change(() => {
 			const now = this.#now();
 			if (this.#counts.later > 0 && (now >= this.#dueAt || now < this.#dueAt - longestDelay))
 				this.#admitDue(now);
 			const claimed: ClaimedRun[] = [];
+			const unlocked = free
+				.flatMap((file) => (this.#sql.firstLocked.get(file) as { seq: number } | undefined) ?? [])
+				.sort((a, b) => a.seq - b.seq);
 			// One at a time: Node makes an array of rows so slowly that this is the quicker way for a few.
 			while (claimed.length < limit) {
-				const row = this.#sql.firstReady.get() as { seq: number } | undefined;
+				const ready = this.#sql.firstReady.get() as { seq: number } | undefined;
+				const [next] = unlocked;
+				const row = next !== undefined && (ready?.seq ?? next.seq) >= next.seq ? unlocked.shift() : ready;
 				if (row === undefined) break;
 				this.#sql.claim.run(now, row.seq);
 				claimed.push(this.#claimed(row.seq, now));
@@ -253,7 +271,7 @@ export class SqliteStore implements Store {
 			const group = this.#group(run.group);
 			group.taken--;
 			this.#admit(run.group, group);
-			return { ...run, state: 'queued', nextAttemptAt };
+			return { ...run, state: 'queued', waitsFor: 'retry', nextAttemptAt };
 		});
 	}
 
@@ -296,6 +314,11 @@ export class SqliteStore implements Store {
 	async get(id: string): Promise<Run | undefined> {
 		const row = this.#read(() => this.#sql.byId.get(id)) as unknown as Row | undefined;
 		return row && toRun(row);
+	}
+
+	async locked(): Promise<readonly LockedRun[]> {
+		if (!this.#lockFilesNamed) return [];
+		return this.#read(() => this.#sql.locked.all() as unknown as LockedRun[]);
 	}
 
 	async list({ route, state, before = Number.MAX_SAFE_INTEGER, limit }: RunFilter): Promise<readonly Run[]> {
@@ -369,7 +392,11 @@ export class SqliteStore implements Store {
 	}
 
 	/** Accepts what a delivery has not brought before. */
-	#acceptOnce(runs: readonly NewRun[], { route, key, remember }: DeliveryKey): Acceptance[] {
+	#acceptOnce(
+		runs: readonly NewRun[],
+		{ route, key, remember }: DeliveryKey,
+		locked: readonly string[],
+	): Acceptance[] {
 		const now = this.#now();
 		const before = this.#delivery(route, key, now);
 		if (before !== undefined && before.length !== runs.length) {
@@ -378,7 +405,7 @@ export class SqliteStore implements Store {
 		const acceptances: Acceptance[] = [];
 		const taken = runs.map((run, index) => {
 			const id = before?.[index];
-			const found = id == null ? [this.#accept(run)] : this.#repeated(id);
+			const found = id == null ? [this.#accept(run, locked)] : this.#repeated(id);
 			acceptances.push(...found);
 			return found[0] === undefined ? id : found[0].kind === 'busy' ? null : found[0].run.id;
 		});
@@ -406,24 +433,32 @@ export class SqliteStore implements Store {
 		return row === undefined ? [] : [{ kind: 'repeated', run: toRun(row) }];
 	}
 
-	#accept(run: NewRun): Acceptance {
+	#accept(run: NewRun, lockedFiles: readonly string[]): Acceptance {
 		const group = this.#group(run.group);
 		const full = group.waiting > 0 || group.taken >= run.limit;
-		if (run.whenBusy === 'reject' && full) return { kind: 'busy', group: run.group };
+		const { lockfile } = run.plan;
+		if (lockfile !== undefined) this.#lockFilesNamed = true;
+		if (run.whenBusy === 'reject') {
+			if (full) return { kind: 'busy', group: run.group };
+			if (lockfile !== undefined && (lockedFiles.includes(lockfile) || this.#sql.firstLocked.get(lockfile)))
+				return { kind: 'busy', group: run.group, lockfile };
+		}
 		if (run.whenBusy === 'coalesce' && group.waiting + group.taken > 0) {
 			const joined = this.#sql.joinable.get(run.group, run.route) as unknown as { seq: number } | undefined;
 			if (joined) return { kind: 'joined', run: this.#join(joined.seq, run) };
 		}
 		const waits = full && run.whenBusy !== 'parallel';
+		const state = waits ? code.waiting : placed(lockfile);
 		const seq = this.#nextSeq++;
 		this.#sql.insert.run(
 			seq,
 			run.id,
-			waits ? code.waiting : code.ready,
+			state,
 			run.route,
 			run.group,
 			run.limit,
 			run.whenBusy,
+			lockfile ?? null,
 			run.acceptedAt,
 			run.delivery,
 			run.event,
@@ -436,14 +471,20 @@ export class SqliteStore implements Store {
 		group[waits ? 'waiting' : 'taken']++;
 		this.#counts.queued++;
 		this.#fresh.set(seq, run);
-		return { kind: 'accepted', run: newRun(run, seq) };
+		return { kind: 'accepted', run: newRun(run, seq, state) };
 	}
 
 	/** A run as it is right after it was claimed. */
 	#claimed(seq: number, now: number): ClaimedRun {
 		const fresh = this.#fresh.get(seq);
 		if (fresh !== undefined)
-			return { ...newRun(fresh, seq), state: 'running', attempt: 1, startedAt: now, stdin: fresh.stdin };
+			return {
+				...newRun(fresh, seq, code.running),
+				state: 'running',
+				attempt: 1,
+				startedAt: now,
+				stdin: fresh.stdin,
+			};
 		const run = toRun(this.#sql.bySeq.get(seq) as unknown as Row);
 		return { ...run, stdin: this.#bytes(this.#sql.input, seq) };
 	}
@@ -459,6 +500,8 @@ export class SqliteStore implements Store {
 			certname,
 			JSON.stringify(parameters),
 			JSON.stringify(plan),
+			plan.lockfile ?? null,
+			placed(plan.lockfile),
 			seq,
 		);
 		if (run.stdin === null) this.#sql.dropInput.run(seq);
@@ -507,7 +550,8 @@ export class SqliteStore implements Store {
 		for (const row of due.flat()) {
 			const { seq, grp, when_busy } = row as { seq: number; grp: string; when_busy: WhenBusy };
 			const parallel = when_busy === 'parallel';
-			this.#sql.resume.run(parallel ? code.ready : code.waiting, seq);
+			this.#sql.resume.run(seq);
+			if (parallel) this.#sql.admit.run(seq);
 			this.#counts.later--;
 			this.#group(grp)[parallel ? 'taken' : 'waiting']++;
 			names.add(grp);
@@ -627,6 +671,11 @@ export class SqliteStore implements Store {
 		this.#db.exec('PRAGMA synchronous = OFF; PRAGMA wal_checkpoint(PASSIVE); PRAGMA synchronous = NORMAL');
 		await fdatasync(this.#fileFd);
 	}
+}
+
+/** The state of a run that has a place in its group. */
+function placed(lockfile: string | undefined): number {
+	return lockfile === undefined ? code.ready : code.locked;
 }
 
 /** SQLite's result codes that tell of the disk and not of a fault of ours, and what an operator calls them. */

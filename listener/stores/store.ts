@@ -8,13 +8,13 @@ import type { ClaimedRun, NewRun, Outcome, Run, RunState } from '../runs/run.ts'
 /**
  * What became of a run that was offered. `joined` (coalesce): a queued run of the same group and route does its work; that
  * one keeps its id and its place and takes over the newer delivery, parameters and plan, since the last push is the one
- * that has to be deployed. `busy` (reject): the group has no room. `repeated`: the delivery came before, and this is the run of
+ * that has to be deployed. `busy` (reject): the group has no room, or a lock file is held, which is then named. `repeated`: the delivery came before, and this is the run of
  * then, whichever of the others it was.
  */
 export type Acceptance =
 	| { readonly kind: 'accepted'; readonly run: Run }
 	| { readonly kind: 'joined'; readonly run: Run }
-	| { readonly kind: 'busy'; readonly group: string }
+	| { readonly kind: 'busy'; readonly group: string; readonly lockfile?: string }
 	| { readonly kind: 'repeated'; readonly run: Run };
 
 /** By what a delivery is known again when its sender repeats it. */
@@ -44,15 +44,23 @@ export interface Store {
 	 * `repeated`. What was refused then is offered anew, so a delivery of which all was refused counts as one that never came.
 	 * When another number of runs is offered than then (routes.yaml has changed), the `repeated` ones are all there is. Runs
 	 * that were removed meanwhile are left out, and never started a second time.
+	 * @param locked lock files that are held now: a run with `reject` that names one is refused
 	 * @returns one for each run offered, in their order, but for the exceptions above
 	 * @throws StoreUnavailable Conflict (the delivery was taken, and every run of it has been removed)
 	 */
-	accept(runs: readonly NewRun[], delivery?: DeliveryKey): Promise<readonly Acceptance[]>;
+	accept(
+		runs: readonly NewRun[],
+		delivery?: DeliveryKey,
+		locked?: readonly string[],
+	): Promise<readonly Acceptance[]>;
 	/**
 	 * Takes up to `limit` queued runs whose groups have room, oldest first, and marks them running with a new attempt. Within
-	 * a group the order is kept; a group without room delays no other. @throws StoreUnavailable
+	 * a group the order is kept; a group without room delays no other. A run that names a lock file keeps its place and is not
+	 * taken unless that is one of `free`; of each of these one at most. @throws StoreUnavailable
 	 */
-	claim(limit: number): Promise<readonly ClaimedRun[]>;
+	claim(limit: number, free?: readonly string[]): Promise<readonly ClaimedRun[]>;
+	/** Runs that wait for nothing but a lock file: of each file the first. */
+	locked(): Promise<readonly LockedRun[]>;
 	/**
 	 * Ends a running run. Gives it as it stands then; undefined when its attempt is no longer the present one: then nothing was
 	 * changed. @throws StoreUnavailable
@@ -101,6 +109,13 @@ export type Input = { readonly kept: true; readonly bytes: Buffer | null } | { r
 
 /** Bytes. Nearly every delivery is shorter, and a thousand runs of the largest ones that are taken would fill a disk. */
 export const mostKeptInput = 256 * 1024;
+
+/** A queued run that waits for a lock file. */
+export interface LockedRun {
+	readonly id: string;
+	readonly route: string;
+	readonly lockfile: string;
+}
 
 /** Which ended runs of a route stay. */
 export interface Kept {
