@@ -92,7 +92,7 @@ async function serve(options: ServeOptions): Promise<number> {
 	process.stdout.on('error', () => {});
 	const systemd = openServiceManager(process.env, process.pid, log);
 
-	const config = new LiveConfig(options.config, log);
+	const config = new LiveConfig(options.config, log, process.env);
 	const follow = () => {
 		const { log: settings, routes } = config.current;
 		log.configure({ ...defaultLog(), ...settings, routes: routes.logLevels });
@@ -176,11 +176,13 @@ async function serve(options: ServeOptions): Promise<number> {
 	}
 }
 
-async function check(options: { config: string; json?: boolean }): Promise<number> {
+async function check(options: { config: string; json?: boolean; secrets: boolean }): Promise<number> {
 	try {
-		const config = await loadConfig(options.config);
+		const config = await loadConfig(options.config, options.secrets ? process.env : null);
+		const { files, notes } = config;
 		const routes = config.routes.routes.length;
-		if (options.json) console.log(JSON.stringify({ ok: true, files: config.files, routes, faults: [] }));
+		if (!options.json) for (const note of notes) console.error(`note: ${note}`);
+		if (options.json) console.log(JSON.stringify({ ok: true, files, routes, faults: [], notes }));
 		else console.log(`${options.config}: ${routes} route${routes === 1 ? '' : 's'}, no faults`);
 		return exit.done;
 	} catch (error) {
@@ -224,6 +226,7 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 		.description('say whether routes.yaml would be taken: exit status 0, or 1 with every fault')
 		.option('-c, --config <file>', 'the file to check', defaultConfig())
 		.option('--json', 'print a JSON object instead of lines')
+		.option('--no-secrets', 'leave secrets unread, where only the listener itself has or may read them')
 		.addHelpText('after', '\nExample:\n  $ puppet-webhook check --config routes.yaml')
 		.action((options) => run(check(options)));
 	addOperatorCommands(program, {

@@ -51,7 +51,7 @@ async function checked(
 ): Promise<{ code: number; lines: string[] }> {
 	const dir = directoryOf({ ...files, 'routes.yaml': routes });
 	try {
-		const config = await loadConfig(path.join(dir, 'routes.yaml'));
+		const config = await loadConfig(path.join(dir, 'routes.yaml'), process.env);
 		const count = config.routes.routes.length;
 		return { code: 0, lines: [`routes.yaml: ${count} route${count === 1 ? '' : 's'}, no faults`] };
 	} catch (error) {

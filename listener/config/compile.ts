@@ -10,6 +10,7 @@ import type { Patterns } from '../routes/parameters.ts';
 import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
 import { RouteTable } from '../routes/table.ts';
 import { compileTemplate } from '../routes/template.ts';
+import type { Secret } from '../secret.ts';
 import { compileCallers } from './access.ts';
 import { check, quoted, unknownKey } from './check.ts';
 import { compileListen, isReachable, type Listen } from './listen.ts';
@@ -23,6 +24,7 @@ import {
 	routeSchema,
 	sections,
 } from './schema.ts';
+import { type Environment, SecretReader } from './secrets.ts';
 import type { Source, Sources } from './sources.ts';
 import type { Key } from './yaml.ts';
 
@@ -34,6 +36,8 @@ export interface Config {
 	/** Only what the file says. */
 	readonly log: Partial<LogSettings>;
 	readonly routes: RouteTable;
+	/** All secrets that it uses, for masking. */
+	readonly secrets: readonly Secret[];
 	/** What is odd and no fault, for people. */
 	readonly notes: readonly string[];
 }
@@ -46,17 +50,24 @@ export interface Compiled {
 	readonly faults: readonly Fault[];
 	/** For each route's name a text that is the same as long as the route does the same. */
 	readonly digests: ReadonlyMap<string, string>;
+	/** The files that secrets were read from, or could not be, each with a digest of what was there. */
+	readonly secretFiles: ReadonlyMap<string, string>;
 }
 
 /** More would scroll the first ones, which are often the cause of the others, off the screen. */
 const maxFaults = 200;
 
 /**
+ * @param environment where secrets are found; null leaves them unread
  * @param listening addresses that a running listener has open: routes have to be fit for them too, whatever the file now
  * says, since addresses change with a restart only
  */
-export function compile(sources: Sources, listening: readonly string[] = []): Compiled {
-	return new Compiler(sources).compile(listening);
+export function compile(
+	sources: Sources,
+	environment: Environment | null,
+	listening: readonly string[] = [],
+): Compiled {
+	return new Compiler(sources, environment).compile(listening);
 }
 
 /** The map at the top of a file. */
@@ -71,12 +82,15 @@ interface Declared {
 class Compiler {
 	readonly #sources: Sources;
 	readonly #faults: Fault[] = [];
+	readonly #notes: string[] = [];
 	readonly #routes = new Map<string, Declared>();
 	readonly #digests = new Map<string, string>();
 	readonly #patterns: Patterns = new Map();
+	readonly #secrets: SecretReader;
 
-	constructor(sources: Sources) {
+	constructor(sources: Sources, environment: Environment | null) {
 		this.#sources = sources;
+		this.#secrets = new SecretReader(environment);
 		this.#faults.push(...sources.faults);
 	}
 
@@ -105,11 +119,14 @@ class Compiler {
 		}
 
 		const files = [main, ...included].map(({ name }) => name);
+		const found = { listen, digests: this.#digests, secretFiles: this.#secrets.files };
 		if (this.#faults.length > 0) {
-			return { config: undefined, listen, faults: ordered(this.#faults, files), digests: this.#digests };
+			return { ...found, config: undefined, faults: ordered(this.#faults, files) };
 		}
 		const notes = [
 			...this.#sources.notes,
+			...this.#notes,
+			...this.#secrets.notes,
 			...(routes.length === 0 ? [`${main.name}: there are no routes`] : []),
 		];
 		const config: Config = {
@@ -117,9 +134,10 @@ class Compiler {
 			listen,
 			log,
 			routes: table,
+			secrets: this.#secrets.all,
 			notes,
 		};
-		return { config: Object.freeze(config), listen, faults: [], digests: this.#digests };
+		return { ...found, config: Object.freeze(config), faults: [] };
 	}
 
 	#fault(source: Source, key: Key, at: 'key' | 'value', message: string): void {
@@ -162,8 +180,9 @@ class Compiler {
 
 	#listen(written: z.output<typeof listenSchema>): Listen {
 		const { main } = this.#sources;
-		const { listen, faults } = compileListen(written, path.dirname(main.path));
+		const { listen, faults, notes } = compileListen(written, path.dirname(main.path));
 		for (const { key, message } of faults) this.#fault(main, ['listen', ...key], 'value', message);
+		this.#notes.push(...notes.map((note) => `${main.name}: ${note}`));
 		return listen;
 	}
 
@@ -213,7 +232,7 @@ class Compiler {
 			this.#fault(source, key, 'key', `is there already (${where}); give one of them another name`);
 		}
 		// A misspelt command must not hide what is wrong with the parameters.
-		const { data, issues } = check(routeSchema, value, { command: 'true' });
+		const { data, issues } = check(routeSchema, value, standIns(value));
 		for (const issue of issues) this.#fault(source, [...key, ...issue.key], issue.at, issue.message);
 		let route: Route | undefined;
 		if (data) {
@@ -261,6 +280,13 @@ class Compiler {
 			this.#routeFault(route, 'auth', `other hosts can call it, as ${why}`);
 		}
 	}
+}
+
+/** What a route is taken to run as long as that part of it is wrong. */
+function standIns(value: unknown): Readonly<Record<string, unknown>> {
+	const written = typeof value === 'object' && value !== null ? value : {};
+	if ('steps' in written) return { steps: [{ command: 'true' }] };
+	return 'command' in written ? { command: 'true' } : {};
 }
 
 /** Relative paths in a file are meant from where the file is, whoever starts the listener from wherever. */

@@ -9,6 +9,7 @@ import { ConfigError, faultLine } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { type Compiled, type Config, compile } from './compile.ts';
 import type { Listen } from './listen.ts';
+import { contentsOf, type Environment } from './secrets.ts';
 import { lookAt, readSources, type Sources, type Watched } from './sources.ts';
 
 export type { Config } from './compile.ts';
@@ -16,10 +17,11 @@ export type { Listen } from './listen.ts';
 
 /**
  * Reads a configuration and all that it includes.
+ * @param environment where secrets are found; null leaves them unread
  * @throws ConfigError with every fault
  */
-export async function loadConfig(file: string): Promise<Config> {
-	return configOf(compile(await readSources(file)));
+export async function loadConfig(file: string, environment: Environment | null): Promise<Config> {
+	return configOf(compile(await readSources(file), environment));
 }
 
 /**
@@ -29,7 +31,7 @@ export async function loadConfig(file: string): Promise<Config> {
  */
 export async function loadListen(file: string): Promise<Listen> {
 	const sources = await readSources(file);
-	const { listen, faults } = compile(sources);
+	const { listen, faults } = compile(sources, null);
 	const { yaml } = sources.main;
 	// A text that is no YAML says nothing; of one with a lesser fault, such as a key that is there twice, the rest was read.
 	const read = yaml?.faults.length === 0 || Object.hasOwn(yaml?.value ?? {}, 'listen');
@@ -53,6 +55,8 @@ export interface Change {
 	readonly removed: readonly string[];
 	/** Keys that were changed and count only after a restart. */
 	readonly restart: readonly string[];
+	/** Files with secrets that were changed. */
+	readonly secrets: readonly string[];
 }
 
 /**
@@ -66,27 +70,29 @@ const lookEvery = 1000;
  */
 const quietFor = 500;
 
-interface Loaded {
-	readonly config: Config;
-	readonly digests: ReadonlyMap<string, string>;
-}
+type Loaded = Pick<Compiled, 'digests' | 'secretFiles'> & { readonly config: Config };
 
 /** The configuration in use. Emits `changed` after each one taken up later than the first, and `refused` for each that is not. */
 export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }> {
 	readonly #file: string;
 	readonly #log: Log;
+	readonly #environment: Environment;
 	#loaded: Loaded | undefined;
 	/** The files as last read, whether they were taken up or refused. */
 	#watched: Watched | undefined;
+	/** Those with secrets, likewise. */
+	#secretFiles: ReadonlyMap<string, string> = new Map();
 	/** The addresses that were served first, and are until a restart. */
 	#listening: readonly string[] = [];
 	#reloading: Promise<unknown> = Promise.resolve();
 	#watching: AbortController | undefined;
 
-	constructor(file: string, log: Log) {
+	/** @param environment where secrets are found that routes.yaml looks for there */
+	constructor(file: string, log: Log, environment: Environment) {
 		super();
 		this.#file = file;
 		this.#log = log;
+		this.#environment = environment;
 	}
 
 	/** @throws Error when nothing was loaded yet */
@@ -99,9 +105,10 @@ export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }>
 	async load(): Promise<Config> {
 		const sources = await readSources(this.#file);
 		this.#watched = sources.watched;
-		const compiled = compile(sources);
+		const compiled = compile(sources, this.#environment);
+		this.#secretFiles = compiled.secretFiles;
 		const config = configOf(compiled);
-		this.#loaded = { config, digests: compiled.digests };
+		this.#loaded = { ...compiled, config };
 		this.#listening = config.listen.address;
 		for (const note of config.notes) this.#log.warn(note);
 		return config;
@@ -150,18 +157,18 @@ export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }>
 	async #look(looked: string, signal: AbortSignal): Promise<string> {
 		const known = this.#watched;
 		if (known === undefined) return looked;
-		const { signature, settling } = await lookAt(known);
+		const { signature, settling } = await lookAt(known, this.#secretFiles.keys());
 		if (signature === looked && !settling) return looked;
-		let before = known;
-		let now = await readSources(this.#file, before);
-		while (now.watched.digest !== before.digest) {
+		let before = this.#digest;
+		let now = await this.#see(known);
+		while (now.digest !== before) {
 			await setTimeout(quietFor, undefined, { signal, ref: false });
-			before = now.watched;
-			now = await readSources(this.#file, before);
+			before = now.digest;
+			now = await this.#see(now.sources.watched);
 		}
 		const taking = this.#reloading.then(() => {
 			// A reload that was asked for meanwhile has taken them already; and what was refused is not refused again.
-			if (now.watched.digest !== this.#watched?.digest) this.#take(now);
+			if (now.digest !== this.#digest) this.#take(now.sources);
 		});
 		// Faults have been logged by then; the next look goes on from them.
 		this.#reloading = taking.catch(() => {});
@@ -169,9 +176,22 @@ export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }>
 		return signature;
 	}
 
+	/** Of all files as last read. */
+	get #digest(): string {
+		return `${this.#watched?.digest} ${JSON.stringify([...this.#secretFiles])}`;
+	}
+
+	/** The files as they are now. */
+	async #see(known: Watched): Promise<{ readonly sources: Sources; readonly digest: string }> {
+		const sources = await readSources(this.#file, known);
+		const secrets = await contentsOf(this.#secretFiles.keys());
+		return { sources, digest: `${sources.watched.digest} ${JSON.stringify([...secrets])}` };
+	}
+
 	#take(sources: Sources): Config {
 		this.#watched = sources.watched;
-		const compiled = compile(sources, this.#listening);
+		const compiled = compile(sources, this.#environment, this.#listening);
+		this.#secretFiles = compiled.secretFiles;
 		if (compiled.config === undefined) {
 			this.#log.error('configuration refused, the one before goes on serving', {
 				faults: compiled.faults.length,
@@ -181,18 +201,19 @@ export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }>
 			throw new ConfigError(compiled.faults);
 		}
 		const before = this.#loaded;
-		this.#loaded = { config: compiled.config, digests: compiled.digests };
+		this.#loaded = { ...compiled, config: compiled.config };
 		if (before) this.#tell(changeBetween(before, this.#loaded));
 		return compiled.config;
 	}
 
 	#tell(change: Change): void {
-		const { added, changed, removed, current } = change;
+		const { added, changed, removed, current, secrets } = change;
 		this.#log.info('configuration taken up', {
 			routes: current.routes.routes.length,
 			added: added.length,
 			changed: changed.length,
 			removed: removed.length,
+			secrets: secrets.length === 0 ? undefined : secrets,
 		});
 		for (const note of current.notes) this.#log.warn(note);
 		for (const key of change.restart) {
@@ -207,7 +228,7 @@ export class LiveConfig extends EventEmitter<{ changed: [Change]; refused: [] }>
 function changeBetween(before: Loaded, after: Loaded): Change {
 	const old = before.digests;
 	const names = [...after.digests.keys()];
-	const restart = (['address', 'port', 'tls', 'header_timeout'] as const).filter(
+	const restart = (['address', 'port', 'tls', 'client_certs', 'header_timeout'] as const).filter(
 		(key) => JSON.stringify(before.config.listen[key]) !== JSON.stringify(after.config.listen[key]),
 	);
 	return {
@@ -217,5 +238,8 @@ function changeBetween(before: Loaded, after: Loaded): Change {
 		changed: names.filter((name) => old.has(name) && old.get(name) !== after.digests.get(name)),
 		removed: [...old.keys()].filter((name) => !after.digests.has(name)),
 		restart: restart.map((key) => `listen.${key}`),
+		secrets: [...after.secretFiles].flatMap(([file, digest]) =>
+			before.secretFiles.get(file) === digest ? [] : file,
+		),
 	};
 }

@@ -213,9 +213,13 @@ function unreadable(error: NodeJS.ErrnoException): string {
  * What the files look like from outside, at the cost of a look: the same text means the same content, unless `settling` is
  * true. Then something was changed so lately that a further change could leave the same times: ext4 counts in steps of 4 ms,
  * some network and memory-card file systems in steps of 2 s.
+ * @param others files to look at beside
  */
-export async function lookAt(watched: Watched): Promise<{ signature: string; settling: boolean }> {
-	const paths = new Set(watched.paths);
+export async function lookAt(
+	watched: Watched,
+	others: Iterable<string> = [],
+): Promise<{ signature: string; settling: boolean }> {
+	const paths = new Set([...watched.paths, ...others]);
 	for (const { pattern } of watched.includes) {
 		for (const file of await filesMatching(pattern, path.dirname(watched.main.path))) paths.add(file);
 	}
