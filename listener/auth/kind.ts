@@ -1,6 +1,8 @@
 /** What a kind of auth is: something that looks at a delivery, its exact bytes included, and says whether its sender may call. */
 
+import type { z } from 'zod';
 import type { Delivery } from '../delivery.ts';
+import type { SecretSpec, Secrets } from '../secret.ts';
 
 /** What a check found. */
 export type Verdict = Admitted | Refused;
@@ -27,7 +29,30 @@ export interface Check {
 	readonly kind: string;
 	/** As routes.yaml names it under `auth`; the kind for what has no name there. */
 	readonly name: string;
+	/** True when it looks at the body, so that it is of no use where there is none. */
+	readonly ofBody?: boolean;
 	check(delivery: Delivery): Verdict | Promise<Verdict>;
+}
+
+/** What a check is made with. What is found to be wrong is told by it, and the configuration is refused then. */
+export interface Making {
+	/** As routes.yaml names the auth. */
+	readonly name: string;
+	/** Reads a secret; one that cannot be read matches nothing. @param key where it is written, from the kind's own key on */
+	secrets(spec: SecretSpec, ...key: readonly string[]): Secrets;
+	/** The absolute path of a file that routes.yaml names. */
+	file(written: string): string;
+	/** Tells what is wrong. @param message follows the key's name */
+	fault(message: string, ...key: readonly string[]): void;
+}
+
+/** A kind of auth, one a file; the table of them is in kinds.ts. */
+export interface AuthKind<Options = unknown> {
+	/** As routes.yaml names it. */
+	readonly name: string;
+	/** What is written below that name. */
+	readonly options: z.ZodType<Options>;
+	compile(options: Options, making: Making): Check;
 }
 
 export function admitted(who: string): Admitted {

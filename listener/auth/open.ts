@@ -12,7 +12,16 @@ import { Forbidden } from '../errors.ts';
 export type Caller = Pick<Delivery, 'headers' | 'client'>;
 
 /** @throws Forbidden for a web page of another origin and for a prefetch */
-export function checkOpen({ headers }: Caller): void {
+export function checkOpen(caller: Caller): void {
+	const reason = broughtAbout(caller);
+	if (reason !== undefined) throw new Forbidden(`${reason}; call it from a program`);
+}
+
+/**
+ * Whether a web page had a browser send this, in words that tell it; undefined when not. Whoever recognises callers by what a
+ * browser sends or has by itself (a password it remembers, a client certificate, an address) has to ask.
+ */
+export function broughtAbout({ headers }: Caller): string | undefined {
 	// Older browsers have no Sec-Fetch-Site, and so have all where the listener is called by plain http and another name than
 	// localhost: there, Origin tells of every POST.
 	const site = headers['sec-fetch-site'];
@@ -20,14 +29,11 @@ export function checkOpen({ headers }: Caller): void {
 		site === undefined
 			? headers.origin !== undefined && !isOrigin(String(headers.origin), headers.host)
 			: site === 'cross-site' || site === 'same-site';
-	if (foreign) {
-		throw new Forbidden(
-			'a web page may not call a route that needs no authentication; call it from a program',
-		);
-	}
+	if (foreign) return 'a web page may not make a browser call this';
 	if (site !== undefined && String(headers['sec-purpose'] ?? '').startsWith('prefetch')) {
-		throw new Forbidden('a browser asked for this ahead of a click, so nothing was run');
+		return 'a browser asked for this ahead of a click, so nothing was run';
 	}
+	return undefined;
 }
 
 /** `null`, the origin of sandboxed frames and of local files, is nobody's own. */
