@@ -33,6 +33,8 @@ export interface Place {
 	readonly socketPath?: string;
 	/** The PEM file of the certificate that it has; without one, those that the system trusts. */
 	readonly certificate?: string;
+	/** That of the certificate's private key, where callers have to show a certificate: the listener's own is one of its CA. */
+	readonly key?: string;
 }
 
 /**
@@ -68,9 +70,11 @@ function placeAt(given: string): Place {
 }
 
 /** The best of the addresses: one that the endpoints answer on, then one that any user of the host can reach. */
-function placeIn({ address: addresses, port, tls }: Listen): Place | undefined {
+function placeIn({ address: addresses, port, tls, client_certs }: Listen): Place | undefined {
 	const scheme = tls ? 'https' : 'http';
-	const certificate = tls ? { certificate: tls.cert } : {};
+	const certificate = tls
+		? { certificate: tls.cert, ...(client_certs === 'required' ? { key: tls.key } : {}) }
+		: {};
 	const rank = (address: string) =>
 		/^(127\.|::1$)/.test(address)
 			? 0
@@ -94,29 +98,38 @@ function placeIn({ address: addresses, port, tls }: Listen): Place | undefined {
  * Connections to a place. The certificate that the listener's file names is the one expected, whatever its name and whoever
  * signed it: it is known to be the right one, while 127.0.0.1 stands in no certificate.
  */
-function agentFor({ url, socketPath, certificate }: Place): { http: http.Agent } | { https: https.Agent } {
+function agentFor({
+	url,
+	socketPath,
+	certificate,
+	key,
+}: Place): { http: http.Agent } | { https: https.Agent } {
 	// Handed on to each connection, as @types/node does not know.
 	const socket: http.AgentOptions & { socketPath?: string } = socketPath === undefined ? {} : { socketPath };
 	if (url.startsWith('http:')) return { http: new http.Agent(socket) };
 	if (certificate === undefined) return { https: new https.Agent(socket) };
-	let pem: Buffer;
-	try {
-		pem = fs.readFileSync(certificate);
-	} catch (error) {
-		throw new ListenerUnreachable(
-			`the listener's certificate ${certificate} cannot be read (${(error as NodeJS.ErrnoException).code}); run this as root, or as the listener's user`,
-		);
-	}
+	const pem = readPem(certificate, 'certificate');
 	const { raw } = new X509Certificate(pem);
 	return {
 		https: new https.Agent({
 			...socket,
 			ca: pem,
+			...(key === undefined ? {} : { cert: pem, key: readPem(key, 'key') }),
 			allowPartialTrustChain: true,
 			checkServerIdentity: (_, peer) =>
 				raw.equals(peer.raw) ? undefined : new Error(`its certificate is not that in ${certificate}`),
 		}),
 	};
+}
+
+function readPem(file: string, what: string): Buffer {
+	try {
+		return fs.readFileSync(file);
+	} catch (error) {
+		throw new ListenerUnreachable(
+			`the listener's ${what} ${file} cannot be read (${(error as NodeJS.ErrnoException).code}); run this as root, or as the listener's user`,
+		);
+	}
 }
 
 interface OutputWanted {

@@ -10,12 +10,15 @@ export interface Client {
 	readonly certname: string;
 	/** That certificate's trusted extensions by their Puppet short names, such as `pp_role`. */
 	readonly extensions: Readonly<Record<string, string>>;
+	/** Why the certificate that it showed does not count, such as `CERT_REVOKED`; empty when it does, or there was none. */
+	readonly distrust: string;
 }
 
 /** What a caller without a certificate shows. */
-export const noCertificate: Pick<Client, 'certname' | 'extensions'> = Object.freeze({
+export const noCertificate: Pick<Client, 'certname' | 'extensions' | 'distrust'> = Object.freeze({
 	certname: '',
 	extensions: Object.freeze({}),
+	distrust: '',
 });
 
 /** One HTTP request to a route, as it arrived. `body` holds the exact bytes received, before any decompression or parsing. */

@@ -265,6 +265,26 @@ const address = z
 		error: `has a path of more than ${longestSocketPath} bytes, which a unix socket cannot have`,
 	});
 
+/** Whether callers are asked for a certificate: not at all, so that those may show one who have one, or of all. */
+export const clientCertificates = ['none', 'optional', 'required'] as const;
+
+const puppetDirectory = z.strictObject({
+	puppet: someText.meta({
+		description: "The directory of Puppet's settings (confdir) on this host, where its puppet.conf is.",
+	}),
+});
+
+const tlsFiles = z.strictObject({
+	cert: someText.meta({ description: 'File with the certificate, and its chain, in PEM.' }),
+	key: someText.meta({ description: "File with the certificate's private key in PEM." }),
+	ca: someText.optional().meta({
+		description: 'File with the CA certificates, in PEM, whose certificates callers may show.',
+	}),
+	crl: someText.optional().meta({
+		description: 'File with the lists of revoked certificates (CRLs) of each of these CAs, in PEM.',
+	}),
+});
+
 export const listenSchema = z
 	.strictObject({
 		address: oneOrMore(address, 'must be an address or a list of addresses').optional().meta({
@@ -278,17 +298,18 @@ export const listenSchema = z
 			.optional()
 			.meta({ description: 'The port; 0 takes any free one. Default: 6969.' }),
 		tls: z
-			.strictObject({
-				cert: someText.meta({ description: 'File with the certificate, and its chain, in PEM.' }),
-				key: someText.meta({ description: "File with the certificate's private key in PEM." }),
-				ca: someText
-					.optional()
-					.meta({ description: 'File with the CA certificates that are trusted, in PEM.' }),
+			.union([z.literal('puppet'), puppetDirectory, tlsFiles], {
+				error: 'must be "puppet", or a map with "cert" and "key", and "ca" and "crl" if need be',
 			})
 			.optional()
 			.meta({
-				description: "Serve HTTPS. Paths are relative to the file's own directory. Default: plain HTTP.",
+				description:
+					"Serve HTTPS: puppet, with what this host's Puppet agent has; or with these files, relative to the file's own directory. Default: plain HTTP.",
 			}),
+		client_certs: z.enum(clientCertificates).optional().meta({
+			description:
+				'Whether callers are asked for a certificate of listen.tls.ca, or of the Puppet CA: none; optional, those may show one who have one; required, who shows none is refused. Default: none.',
+		}),
 		max_body: size(
 			'The largest body that is taken; larger ones get 413. Default: 25 MiB.',
 			0,

@@ -9,12 +9,13 @@ import https from 'node:https';
 import net, { type AddressInfo, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { TLSSocket } from 'node:tls';
 import type { Listen } from '../config/config.ts';
 import { type Client, noCertificate } from '../delivery.ts';
 import { ListenError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { problemJson, problemType } from './answers.ts';
-import { followCertificate, readCertificate } from './tls.ts';
+import { type Certificate, followCertificate, peerOf, readCertificate } from './tls.ts';
 
 /** Where one of the servers answers. */
 export interface ListeningAddress {
@@ -47,16 +48,28 @@ const lingering = 1000;
 
 /** What is known of an open connection. */
 interface Connection {
-	readonly client: Client;
+	client: Client;
+	/** Milliseconds since 1970 after which the client's certificate counts no longer. */
+	readonly until: number;
 	/** The answer to the latest request on it. */
 	response: http.ServerResponse | undefined;
+	/** Who sent the request that was under way when the client's certificate ceased to count. */
+	earlier?: { readonly request: http.IncomingMessage; readonly client: Client };
 }
 
 const connections = new WeakMap<Duplex, Connection>();
 
 /** Who is at the other end of a request's connection. */
 export function clientOf(request: http.IncomingMessage): Client {
-	return connections.get(request.socket)?.client ?? nobody;
+	const connection = connections.get(request.socket);
+	if (connection === undefined) return nobody;
+	const { client, until, earlier } = connection;
+	if (earlier?.request === request) return earlier.client;
+	return Date.now() < until ? client : withoutCertificate(client, 'CERT_HAS_EXPIRED');
+}
+
+function withoutCertificate(client: Client, distrust: string): Client {
+	return Object.freeze({ ...client, ...noCertificate, distrust });
 }
 
 /** A peer that was gone before its address could be read. */
@@ -79,8 +92,11 @@ export class Listening {
 	readonly #log: Log;
 	readonly #handedOver: readonly number[];
 	readonly #servers: http.Server[] = [];
+	/** Connections whose clients are known by a certificate. */
+	readonly #certified = new Map<TLSSocket, Connection>();
 	#unfollow = () => {};
 	#toldOfDrops = 0;
+	#toldOfTls = 0;
 
 	/** @param handedOver file descriptors of sockets that systemd has bound, each to an address of `listen` */
 	constructor(listen: Listen, handle: http.RequestListener, log: Log, handedOver: readonly number[] = []) {
@@ -92,8 +108,9 @@ export class Listening {
 
 	/** Opens every address. @throws ListenError; then none is open */
 	async open(): Promise<readonly ListeningAddress[]> {
-		const { address: addresses, tls } = this.#listen;
-		const certificate = tls && readCertificate(tls);
+		const { address: addresses } = this.#listen;
+		const certificate = readCertificate(this.#listen);
+		for (const warning of certificate?.warnings ?? []) this.#log.warn(warning);
 		const opened: ListeningAddress[] = [];
 		try {
 			const taken = this.#handedOver.map((socket) => this.#take(socket, certificate));
@@ -108,7 +125,12 @@ export class Listening {
 			await this.close(0);
 			throw error;
 		}
-		if (tls) this.#unfollow = followCertificate(tls, this.#servers as https.Server[], this.#log);
+		if (certificate) {
+			const servers = this.#servers as https.Server[];
+			this.#unfollow = followCertificate(this.#listen, certificate, servers, this.#log, () =>
+				this.#distrust(),
+			);
+		}
 		return opened;
 	}
 
@@ -140,8 +162,41 @@ export class Listening {
 		this.#log.warn('connections were closed, as too many are open', { address, open: maxConnections });
 	}
 
-	#server(certificate: ReturnType<typeof readCertificate> | undefined, unix: boolean): http.Server {
-		const { header_timeout: header, body_timeout: body } = this.#listen;
+	/**
+	 * Ends connections that are known by certificates, since one of these may have been revoked: those without a request at once,
+	 * others when it is answered. A request that is under way counts as when it came, further ones as of a stranger.
+	 */
+	#distrust(): void {
+		const why = 'the CA or its revocation lists have changed since the connection was opened';
+		for (const [socket, connection] of this.#certified) {
+			const { client, response } = connection;
+			connection.client = withoutCertificate(client, why);
+			if (response === undefined || response.writableFinished) {
+				socket.destroy();
+				continue;
+			}
+			connection.earlier ??= { request: response.req, client };
+			response.shouldKeepAlive = false;
+			if (response.headersSent) response.once('finish', () => socket.destroySoon());
+		}
+		this.#certified.clear();
+	}
+
+	/** Tells of connections that TLS refused; once a second, as above. */
+	#refusedByTls(error: NodeJS.ErrnoException, socket: TLSSocket): void {
+		const now = Date.now();
+		if (now - this.#toldOfTls < 1000) return;
+		this.#toldOfTls = now;
+		// Set where the certificate was the reason, and then the error is that the connection was cut.
+		const reason = socket.authorizationError ?? error.code ?? error.message;
+		this.#log.info('a connection was refused by TLS', {
+			client: clientAt(socket).ip,
+			reason: String(reason),
+		});
+	}
+
+	#server(certificate: Certificate | undefined, unix: boolean): http.Server {
+		const { header_timeout: header, body_timeout: body, client_certs, tls } = this.#listen;
 		const options: http.ServerOptions = {
 			maxHeaderSize: maxHeader,
 			headersTimeout: header,
@@ -154,12 +209,31 @@ export class Listening {
 			keepAliveInitialDelay: probeAfter,
 		};
 		const server = certificate
-			? https.createServer({ ...options, ...certificate, handshakeTimeout: header })
+			? https.createServer({
+					...options,
+					...certificate.options,
+					requestCert: client_certs !== 'none',
+					// Otherwise a certificate that is not trusted counts as none: its owner could as well have shown none.
+					rejectUnauthorized: client_certs === 'required',
+					handshakeTimeout: header,
+				})
 			: http.createServer(options);
 		server.maxConnections = maxConnections;
-		server.on(certificate ? 'secureConnection' : 'connection', (socket: Socket) => {
-			connections.set(socket, { client: unix ? onUnixSocket : clientAt(socket), response: undefined });
+		server.on(certificate ? 'secureConnection' : 'connection', (socket: Socket | TLSSocket) => {
+			const place = unix ? onUnixSocket : clientAt(socket);
+			if (!(socket instanceof TLSSocket) || client_certs === 'none') {
+				connections.set(socket, { client: place, until: Number.POSITIVE_INFINITY, response: undefined });
+				return;
+			}
+			const { until, ...peer } = peerOf(socket, tls?.names ?? {});
+			const client = Object.freeze({ ...place, ...peer });
+			const connection: Connection = { client, until, response: undefined };
+			connections.set(socket, connection);
+			if (peer.certname === '') return;
+			this.#certified.set(socket, connection);
+			socket.once('close', () => this.#certified.delete(socket));
 		});
+		if (certificate) server.on('tlsClientError', (error, socket) => this.#refusedByTls(error, socket));
 		const handle = (request: http.IncomingMessage, response: http.ServerResponse) => {
 			const connection = connections.get(request.socket);
 			if (connection) connection.response = response;
@@ -176,10 +250,7 @@ export class Listening {
 	 * Listens on a socket that is bound already. It has to be one that routes.yaml has too: who may call a route was decided by
 	 * the addresses there. No connection is taken before that is known, as none is while this turn of the event loop lasts.
 	 */
-	#take(
-		socket: number,
-		certificate: ReturnType<typeof readCertificate> | undefined,
-	): ListeningAddress & { configured: string } {
+	#take(socket: number, certificate: Certificate | undefined): ListeningAddress & { configured: string } {
 		const path = unixPathOf(socket);
 		const server = this.#server(certificate, path !== undefined);
 		this.#servers.push(server);
