@@ -6,7 +6,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { nearest } from '../listener/config/check.ts';
 import { parseDuration, parseSize } from '../listener/config/schema.ts';
 import { BadParameters, BadRequest, MethodNotAllowed, NotFound } from '../listener/errors.ts';
 import {
@@ -21,6 +20,7 @@ import {
 import { compileRoute, type Method, type Route } from '../listener/routes/route.ts';
 import { RouteTable } from '../listener/routes/table.ts';
 import { compileTemplate, Template } from '../listener/routes/template.ts';
+import { nearest } from '../listener/spelling.ts';
 
 function rulesOf(specs: Readonly<Record<string, ParameterSpec>>): ParameterRules {
 	return new Map(
