@@ -21,6 +21,7 @@ import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
 import { Runner } from './runs/runner.ts';
 import { SqliteStore } from './stores/sqlite.ts';
+import { Triggers } from './triggers/trigger.ts';
 import { handedOverSockets, openServiceManager } from './systemd.ts';
 
 /** Exit statuses, fit for scripts: 0 done · 1 it did not work (the reason is on standard error) · 2 called wrongly. */
@@ -104,11 +105,19 @@ async function serve(options: ServeOptions): Promise<number> {
 	const environment = environmentForCommands();
 	const store = SqliteStore.open(options.state);
 	const outputs = new Outputs(options.state, store);
-	const runner = Runner.start({ environment, state: options.state, outputs: outputs.directory, log });
+	const triggers = new Triggers({ store, log });
+	const runner = Runner.start({
+		environment,
+		state: options.state,
+		outputs: outputs.directory,
+		log,
+		count: async (trigger) => (await triggers.count(trigger)).count,
+		secret: (route, place) => config.current.routes.named(route)?.secret(place),
+	});
 	const queue = new Queue({ store, outputs, runner, log });
 	const metrics = new Metrics({ queue, config, version: ownVersion() });
 	const sockets = handedOverSockets(process.env, process.pid);
-	const server = createServer({ config, queue, outputs, metrics, log, sockets });
+	const server = createServer({ config, queue, outputs, triggers, metrics, log, sockets });
 	const keep = (route: string) => config.current.routes.named(route)?.keep ?? usualKeep;
 	const history = new History({ store, outputs, queue, log, keep });
 	config.on('changed', () => history.lookAtAll());

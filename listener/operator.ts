@@ -145,6 +145,11 @@ export function addOperatorCommands(program: Command, surroundings: Surroundings
 		.option(...json)
 		.action((run: string, options) => act(options, (operator) => operator.cancel(run)));
 
+	add('trigger', 'count a trigger up by one', '  $ puppet-webhook trigger deploy-shop')
+		.argument('<name>', 'its name; one that is new begins at 0')
+		.option(...json)
+		.action((name: string, options) => act(options, (operator) => operator.trigger(name)));
+
 	add('rerun', 'have a run once more, with what it was given then', '  $ puppet-webhook rerun last')
 		.argument('<run>', theRun, runArgument)
 		.option(...json)
@@ -293,6 +298,15 @@ class Operator {
 		return this.#print(
 			`run ${run.id} of ${visible(run.route)} is being ended; "puppet-webhook logs -f ${run.id}" goes on until it is\n`,
 		);
+	}
+
+	async trigger(given: string): Promise<number> {
+		const answer = await this.#client.ask<{ name: string; count: number }>(
+			`/-/triggers/${encodeURIComponent(given)}`,
+			'POST',
+		);
+		if (this.#json) return this.#print(answer);
+		return this.#print(`trigger ${answer.name} is at ${answer.count}\n`);
 	}
 
 	async rerun(given: string): Promise<number> {

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { parseDuration, parseSize } from '../listener/config/schema.ts';
+import { parseDuration, parseSize } from '../listener/config/values.ts';
 import { BadParameters, BadRequest, MethodNotAllowed, NotFound } from '../listener/errors.ts';
 import {
 	compileRule,
@@ -386,10 +386,9 @@ describe('a template', () => {
 
 describe('matching', () => {
 	const routeAt = (path: string, methods: readonly Method[] = ['POST'], name = path): Route => {
-		const { route, faults } = compileRoute(name, { path, command: 'true', method: methods }, {}, new Map(), {
-			access: { open: true, any: [], source: null },
-			source: null,
-		});
+		const callers = { access: { open: true, any: [], source: null }, source: null };
+		const spec = { path, command: 'true', method: methods };
+		const { route, faults } = compileRoute(name, spec, {}, new Map(), callers, (file) => file);
 		assert.deepEqual(faults, []);
 		return route!;
 	};

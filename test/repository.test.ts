@@ -45,14 +45,15 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// What a request asks for, and what will be done.
 	'routes/parameters': ['delivery', 'errors'],
 	'routes/template': ['routes/parameters'],
-	steps: ['steps/step', 'routes/parameters', 'routes/template', 'log', 'errors'],
+	'triggers/name': [],
+	steps: ['steps/step', 'triggers/name', 'routes/parameters', 'routes/template', 'log', 'errors'],
 	routes: [
 		...['delivery', 'errors', 'log', 'auth', 'sources', 'routes/parameters', 'routes/template', 'steps'],
-		'runs/run',
+		...['steps/step', 'runs/run'],
 	],
 	// Doing it.
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
-	triggers: ['runs', 'runs/run', 'stores', 'log', 'errors'],
+	triggers: ['triggers/name', 'runs', 'runs/run', 'stores', 'log', 'errors'],
 	// The definition of routes.yaml is made of the definitions of its parts.
 	config: [
 		'config/values',

@@ -243,7 +243,14 @@ class Compiler {
 					? {}
 					: { concurrency: { ...data.concurrency, lockfile: absolute(source, lockfile) } };
 			const callers = compileCallers(data, defaults);
-			const compiled = compileRoute(name, { ...data, ...cwd, ...concurrency }, defaults, this.#patterns, callers);
+			const compiled = compileRoute(
+				name,
+				{ ...data, ...cwd, ...concurrency },
+				defaults,
+				this.#patterns,
+				callers,
+				(file) => absolute(source, file),
+			);
 			for (const fault of [...callers.faults, ...compiled.faults]) {
 				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
 			}

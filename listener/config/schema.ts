@@ -17,7 +17,7 @@ import {
 	type SharedSpec,
 } from '../routes/route.ts';
 import { longestDelay } from '../runs/run.ts';
-import { commandSchema } from '../steps/schema.ts';
+import { commandKeys, commandSchema, followingSteps, stepsSchema } from './steps.ts';
 import { day, duration, oneOrMore, scalarText, size, someText } from './values.ts';
 
 /** Ten years: whoever means for ever can say so. */
@@ -36,18 +36,6 @@ const auth = z
 	.meta({
 		description:
 			'none: whoever reaches the listener may call. A route that other hosts can reach (listen.address) has to say so.',
-	});
-
-const env = z
-	.record(
-		z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, {
-			error: 'is no name for an environment variable: letters, digits and _ only, and no digit first',
-		}),
-		scalarText,
-	)
-	.meta({
-		description:
-			'Environment variables for the command, beside the parameters. A value may hold {{name}}. A route adds to those of defaults.',
 	});
 
 const whenBusy = z.enum(['queue', 'coalesce', 'reject', 'parallel']).meta({
@@ -97,15 +85,7 @@ const retry = z
 const shared = {
 	method: method.optional(),
 	auth: auth.optional(),
-	cwd: someText.optional().meta({
-		description:
-			"The command's working directory; relative to the file's own directory. May hold {{name}}. Default: the listener's.",
-	}),
-	env: env.optional(),
-	shell: someText
-		.regex(/^\S+$/, { error: 'must be a program without arguments, such as /bin/bash' })
-		.optional()
-		.meta({ description: 'The program that runs string commands (after -c). Default: /bin/sh.' }),
+	...commandKeys,
 	timeout: duration('How long a run may take. Then its processes get TERM. Default: 10m.').optional(),
 	kill_after: duration('How long after TERM what is left of a run gets KILL. Default: 10s.').optional(),
 	max_output: size(
@@ -222,7 +202,15 @@ export const routeSchema: z.ZodType<RouteSpec> = z
 			)
 			.optional()
 			.meta({ description: 'The values that callers may give, by name; nothing else reaches the command.' }),
-		command: commandSchema,
+		command: commandSchema.optional(),
+		steps: stepsSchema.optional(),
+		on_success: followingSteps.optional().meta({
+			description: 'A step, or a list of steps, that follow when the run has done all of its own.',
+		}),
+		on_failure: followingSteps.optional().meta({
+			description:
+				'A step, or a list of steps, that follow when the run has failed and is not started again.',
+		}),
 		stdin: z.enum(['none', 'body', 'parameters']).optional().meta({
 			description:
 				"What the command reads: nothing, the body's exact bytes, or the checked parameters as a JSON object. Default: none.",
@@ -244,7 +232,10 @@ export const routeSchema: z.ZodType<RouteSpec> = z
 			.meta({ description: 'Which runs may run at the same time.' }),
 		respond: respond.optional(),
 	})
-	.meta({ description: 'A route: which requests it takes and what it runs.' });
+	.meta({
+		description: 'A route: which requests it takes and what it runs.',
+		oneOf: [{ required: ['command'] }, { required: ['steps'] }],
+	});
 
 const routes = z.record(z.string(), routeSchema).meta({
 	description: 'The routes. A key is the path, without the leading slash, and the name of the route.',

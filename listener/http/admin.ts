@@ -13,6 +13,7 @@ import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, type Run, type RunState, runStates } from '../runs/run.ts';
 import type { RunFilter } from '../stores/store.ts';
+import type { TriggerState, Triggers } from '../triggers/trigger.ts';
 import {
 	answer,
 	answerAccepted,
@@ -28,7 +29,7 @@ import { clientOf } from './listening.ts';
 import { asText, bytesOf, plainTextType, sendEvents, sendStream } from './streams.ts';
 import { endOfWaiting } from './waiting.ts';
 
-/** Runs on a page of `/-/runs` unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
+/** Runs or triggers on a page unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
 const pageSize = 50;
 const largestPage = 200;
 
@@ -41,6 +42,7 @@ export interface AdminParts {
 	readonly config: LiveConfig;
 	readonly queue: Queue;
 	readonly outputs: Outputs;
+	readonly triggers: Triggers;
 	readonly metrics: Metrics;
 	/** Aborted when the listener is about to stop: who still follows is let go. */
 	readonly stopping: AbortSignal;
@@ -51,7 +53,7 @@ export interface AdminParts {
 /** Lets the application answer requests to the listener's own paths, which are all that may get this far. */
 export function serveEndpoints(
 	app: Koa,
-	{ config, queue, outputs, metrics, stopping, isDraining }: AdminParts,
+	{ config, queue, outputs, triggers, metrics, stopping, isDraining }: AdminParts,
 ): void {
 	const router = new Router();
 
@@ -114,6 +116,22 @@ export function serveEndpoints(
 		if (form === 'bytes') return sendStream(ctx, 'application/octet-stream', bytesOf(parts));
 		return sendStream(ctx, plainTextType, asText(parts));
 	});
+
+	router.get('/-/triggers', async (ctx) => {
+		const { after, limit } = triggerPage(parseQuery(ctx.querystring));
+		const found = await triggers.list(after, limit);
+		const last = found.length < limit ? undefined : found.at(-1);
+		const next = last && `/-/triggers?${new URLSearchParams({ limit: String(limit), after: last.name })}`;
+		answerJson(ctx, 200, { triggers: found.map(triggerJson), next: next ?? null });
+	});
+
+	router.get('/-/triggers/:name', async (ctx) =>
+		answerJson(ctx, 200, triggerJson(await triggers.get(ctx.params.name ?? ''))),
+	);
+
+	router.post('/-/triggers/:name', async (ctx) =>
+		answerJson(ctx, 200, triggerJson(await triggers.count(ctx.params.name ?? ''))),
+	);
 
 	async function runNamed(id: string): Promise<Run> {
 		const run = await queue.get(id);
@@ -188,6 +206,22 @@ function authNames(access: Access): string[] {
 	return [...(source === null ? [] : [source.name]), ...any.map(({ name }) => name)];
 }
 
+function triggerJson({ name, count, countedAt }: TriggerState) {
+	return {
+		name,
+		count,
+		countedAt: countedAt === null ? null : new Date(countedAt).toISOString(),
+		url: `/-/triggers/${encodeURIComponent(name)}`,
+	};
+}
+
+function triggerPage({ after, limit }: Fields): { after: string; limit: number } {
+	return {
+		after: read('after', after, (text) => text, 'is given more than once') ?? '',
+		limit: pageLimit(limit),
+	};
+}
+
 /** One key of the query, read; what is wrong with it comes out as the answer. */
 function read<Value>(
 	name: string,
@@ -216,18 +250,17 @@ function runFilter({ route, state, before, limit }: Fields): RunFilter {
 	const known = (text: string): RunState | undefined => runStates.find((name) => name === text);
 	const inState = read('state', state, known, `is none of ${runStates.join(', ')}`);
 	const last = read('before', before, wholeNumber(1), 'is no place in the list; take it from "next"');
-	const size = read(
-		'limit',
-		limit,
-		wholeNumber(1, largestPage),
-		`is no whole number from 1 to ${largestPage}`,
-	);
 	return {
 		...(one === undefined ? {} : { route: one }),
 		...(inState === undefined ? {} : { state: inState }),
 		...(last === undefined ? {} : { before: last }),
-		limit: size ?? pageSize,
+		limit: pageLimit(limit),
 	};
+}
+
+function pageLimit(given: Fields[string] | undefined): number {
+	const refusal = `is no whole number from 1 to ${largestPage}`;
+	return read('limit', given, wholeNumber(1, largestPage), refusal) ?? pageSize;
 }
 
 /** The address of the runs that follow on the list. */

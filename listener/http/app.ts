@@ -8,6 +8,7 @@ import type { Metrics } from '../metrics.ts';
 import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { idMaker } from '../runs/run.ts';
+import type { Triggers } from '../triggers/trigger.ts';
 import { isOwnPath, serveEndpoints } from './admin.ts';
 import { answerError } from './answers.ts';
 import { Disconnected } from './body.ts';
@@ -18,6 +19,7 @@ export interface ServerParts {
 	readonly config: LiveConfig;
 	readonly queue: Queue;
 	readonly outputs: Outputs;
+	readonly triggers: Triggers;
 	readonly metrics: Metrics;
 	readonly log: Log;
 	/** File descriptors of sockets that are bound already, as systemd hands them over. */
@@ -43,7 +45,15 @@ const grace = 500;
 const farewell = 3000;
 
 /** Puts the HTTP side together; nothing is open before `listen`. */
-export function createServer({ config, queue, outputs, metrics, log, sockets }: ServerParts): Server {
+export function createServer({
+	config,
+	queue,
+	outputs,
+	triggers,
+	metrics,
+	log,
+	sockets,
+}: ServerParts): Server {
 	const stopping = new AbortController();
 	const newId = idMaker();
 	let draining = false;
@@ -66,7 +76,7 @@ export function createServer({ config, queue, outputs, metrics, log, sockets }: 
 		metrics.delivery(entry.route, entry.outcome ?? 'refused', statusOf(ctx));
 	});
 	const isDraining = () => draining;
-	serveEndpoints(app, { config, queue, outputs, metrics, stopping: stopping.signal, isDraining });
+	serveEndpoints(app, { config, queue, outputs, triggers, metrics, stopping: stopping.signal, isDraining });
 	// What goes wrong once an answer has begun: its reader went away, mostly.
 	app.on('error', (error: Error) => log.debug('an answer was cut off', { error: error.message }));
 

@@ -7,7 +7,10 @@ import type { Access } from '../auth/auth.ts';
 import type { RouteLogLevel } from '../log.ts';
 import type { Keep, Plan, WhenBusy } from '../runs/run.ts';
 import type { Source } from '../sources/kind.ts';
-import { compileCommand } from '../steps/command.ts';
+import { compileVariables } from '../steps/command.ts';
+import { compileStep, type StepSpec } from '../steps/compile.ts';
+import type { CompiledStep, StepPlace, StepSecret } from '../steps/kind.ts';
+import type { SecretPlace } from '../steps/step.ts';
 import type { Expression } from './expressions.ts';
 import {
 	compileRule,
@@ -18,7 +21,7 @@ import {
 	type Patterns,
 	refusedName,
 } from './parameters.ts';
-import { compileTemplate } from './template.ts';
+import { endValues, runValues, Texts } from './template.ts';
 
 export const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
 export type Method = (typeof methods)[number];
@@ -56,6 +59,8 @@ export interface Route {
 	readonly wait: boolean | number;
 	readonly respond: Readonly<Partial<Record<AnswerOutcome, Answer>>>;
 	readonly stdin: StdinKind;
+	/** What stands now at a place that a plan refers to; undefined when it is not there any more, or is meant for something else. */
+	secret(place: SecretPlace): string | undefined;
 	/** What a run with these parameters does. Never fails: what could be wrong was refused at load. */
 	plan(parameters: Parameters): Plan;
 	/** The group that a run with these parameters belongs to. */
@@ -105,7 +110,11 @@ export interface AnswerSpec {
 
 /** A route as routes.yaml has it, its shape already checked. */
 export interface RouteSpec extends SharedSpec {
-	readonly command: string | readonly string[];
+	/** There exactly when `steps` is not. */
+	readonly command?: string | readonly string[] | undefined;
+	readonly steps?: readonly StepSpec[] | undefined;
+	readonly on_success?: StepSpec | readonly StepSpec[] | undefined;
+	readonly on_failure?: StepSpec | readonly StepSpec[] | undefined;
 	readonly path?: string | undefined;
 	readonly description?: string | undefined;
 	readonly params?: Readonly<Record<string, ParameterSpec>> | undefined;
@@ -134,6 +143,7 @@ export interface Callers {
 /**
  * Compiles a route. It is there exactly when there are no faults; otherwise every fault is.
  * @param patterns shared by all routes of a configuration
+ * @param absolute a path of the file as it is meant, relative to that file's directory
  */
 export function compileRoute(
 	name: string,
@@ -141,6 +151,7 @@ export function compileRoute(
 	defaults: SharedSpec,
 	patterns: Patterns,
 	{ access, source }: Callers,
+	absolute: (file: string) => string,
 ): { route?: Route; faults: RouteFault[] } {
 	const faults: RouteFault[] = [];
 	const path = parsePath(spec.path ?? name);
@@ -148,36 +159,18 @@ export function compileRoute(
 	const segmentNames = typeof path === 'string' ? [] : path.names;
 
 	const rules = compileRules(spec.params ?? {}, segmentNames, patterns, faults);
-	const group = spec.concurrency?.group === undefined ? undefined : compileTemplate(spec.concurrency.group);
-	if (typeof group === 'string') faults.push({ key: ['concurrency', 'group'], message: group });
-	const lockfile =
-		spec.concurrency?.lockfile === undefined ? undefined : compileTemplate(spec.concurrency.lockfile);
-	if (typeof lockfile === 'string') faults.push({ key: ['concurrency', 'lockfile'], message: lockfile });
-
-	const cwd = spec.cwd ?? defaults.cwd;
-	const env = { ...defaults.env, ...spec.env };
-	const command = compileCommand({
-		command: spec.command,
-		...(cwd === undefined ? {} : { cwd }),
-		env,
-		shell: spec.shell ?? defaults.shell ?? '/bin/sh',
-	});
-	if ('faults' in command) faults.push(...command.faults);
-
 	// A rule that was refused is declared all the same: its fault is told once, not again for every use.
 	const declared = new Set([...Object.keys(spec.params ?? {}), ...segmentNames]);
-	faults.push(...undeclared(declared, { command: spec.command, cwd, env, ...spec.concurrency }));
+	const texts = new Texts(declared, runValues);
+	const optional = (text: string | undefined, key: string) =>
+		text === undefined ? undefined : texts.where({}).compile(text, 'concurrency', key);
+	const group = optional(spec.concurrency?.group, 'group');
+	const lockfile = optional(spec.concurrency?.lockfile, 'lockfile');
+	const { secrets, ...steps } = compileSteps(spec, defaults, { texts, rules, absolute });
+	faults.push(...texts.faults);
 	const answers = compileAnswers(spec.respond ?? {}, faults);
 
-	if (
-		faults.length > 0 ||
-		typeof path === 'string' ||
-		typeof group === 'string' ||
-		typeof lockfile === 'string' ||
-		'faults' in command
-	) {
-		return { faults };
-	}
+	if (faults.length > 0 || typeof path === 'string') return { faults };
 	const timeout = spec.timeout ?? defaults.timeout ?? 600_000;
 	const killAfter = spec.kill_after ?? defaults.kill_after ?? 10_000;
 	const maxOutput = spec.max_output ?? defaults.max_output ?? 10 * 1024 * 1024;
@@ -200,14 +193,20 @@ export function compileRoute(
 		respond: answers,
 		stdin: spec.stdin ?? 'none',
 		plan: (parameters) => ({
-			steps: [command.plan(parameters)],
+			steps: steps.own.map((step) => step.plan(parameters)),
 			timeout,
 			killAfter,
 			maxOutput,
+			...(steps.onSuccess && { onSuccess: steps.onSuccess.map((step) => step.plan(parameters)) }),
+			...(steps.onFailure && { onFailure: steps.onFailure.map((step) => step.plan(parameters)) }),
 			...retry,
 			...onCrash,
 			...(lockfile === undefined ? {} : { lockfile: lockfile.fill(parameters) }),
 		}),
+		secret: ({ place, use }) => {
+			const found = secrets.get(place);
+			return found?.use === use ? found.secret.reveal() : undefined;
+		},
 		group: (parameters) => (group === undefined ? name : group.fill(parameters)),
 		limit: spec.concurrency?.limit ?? defaults.concurrency?.limit ?? 1,
 		whenBusy: spec.concurrency?.when_busy ?? defaults.concurrency?.when_busy ?? 'queue',
@@ -240,37 +239,55 @@ function compileRules(
 	return rules;
 }
 
-/** Every `{{name}}` that no parameter is declared for, at the place where it stands. */
-function undeclared(
-	declared: ReadonlySet<string>,
-	texts: {
-		command: string | readonly string[];
-		cwd: string | undefined;
-		env: Readonly<Record<string, string>>;
-		group?: string | undefined;
-		lockfile?: string | undefined;
-	},
-): RouteFault[] {
-	const places: (readonly [RouteFault['key'], string])[] = [
-		...(typeof texts.command === 'string'
-			? []
-			: texts.command.map((text, i) => [['command', i], text] as const)),
-		...(texts.cwd === undefined ? [] : [[['cwd'], texts.cwd] as const]),
-		...Object.entries(texts.env).map(([name, text]) => [['env', name], text] as const),
-		...(texts.group === undefined ? [] : [[['concurrency', 'group'], texts.group] as const]),
-		...(texts.lockfile === undefined ? [] : [[['concurrency', 'lockfile'], texts.lockfile] as const]),
-	];
-	return places.flatMap(([key, text]) => {
-		const template = compileTemplate(text);
-		if (typeof template === 'string') return [];
-		return template.names
-			.filter((name) => !declared.has(name))
-			.map((name) => {
-				const known =
-					declared.size === 0 ? 'the route declares none' : `declared are ${[...declared].join(', ')}`;
-				return { key, message: `{{${name}}} is used but not declared under params; ${known}` };
-			});
-	});
+/** The steps of a route, and what their plans refer to. */
+interface RouteSteps {
+	readonly own: readonly CompiledStep[];
+	readonly onSuccess: readonly CompiledStep[] | undefined;
+	readonly onFailure: readonly CompiledStep[] | undefined;
+	/** By place. */
+	readonly secrets: ReadonlyMap<string, { readonly use: string; readonly secret: StepSecret }>;
+}
+
+function compileSteps(
+	spec: RouteSpec,
+	defaults: SharedSpec,
+	{ texts, ...around }: Pick<StepPlace, 'texts' | 'rules' | 'absolute'>,
+): RouteSteps {
+	const secrets = new Map<string, { use: string; secret: StepSecret }>();
+	const cwd = spec.cwd ?? defaults.cwd;
+	const place = {
+		...around,
+		commands: {
+			cwd: cwd === undefined ? undefined : texts.compile(cwd, 'cwd'),
+			env: compileVariables({ ...defaults.env, ...spec.env }, texts),
+			shell: spec.shell ?? defaults.shell ?? '/bin/sh',
+		},
+		keep: (place: string, use: string, secret: StepSecret) => secrets.set(place, { use, secret }),
+	};
+	const listed = (steps: readonly StepSpec[], at: Texts) =>
+		steps.map((step, i) => compileStep(step, { ...place, texts: at.at(i) }));
+	const following = (key: 'on_success' | 'on_failure') => {
+		const steps = spec[key];
+		if (steps === undefined) return undefined;
+		const at = texts.where({ ...runValues, ...endValues }).at(key);
+		return isList(steps) ? listed(steps, at) : [compileStep(steps, { ...place, texts: at })];
+	};
+
+	if (spec.command === undefined && spec.steps === undefined) texts.fault('"command" is missing');
+	if (spec.command !== undefined && spec.steps !== undefined)
+		texts.fault('cannot be there beside "command"; make the command one of the steps', 'steps');
+	const command =
+		spec.command === undefined ? [] : [compileStep({ command: spec.command }, { ...place, texts })];
+	return {
+		own: [...command, ...listed(spec.steps ?? [], texts.at('steps'))],
+		onSuccess: following('on_success'),
+		onFailure: following('on_failure'),
+		secrets,
+	};
+}
+
+function isList<Item>(given: Item | readonly Item[]): given is readonly Item[] {
+	return Array.isArray(given);
 }
 
 /** Statuses that by definition carry no body; with one, clients would take it for the next answer's beginning. */

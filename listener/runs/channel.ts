@@ -26,7 +26,16 @@ export type ToRunner =
 			readonly plan: Plan;
 			/** The parameters and the WEBHOOK_ variables. */
 			readonly values: Readonly<Record<string, string>>;
+			/** What stands at places of routes.yaml that the plan refers to; absent when it refers to none. Kept nowhere. */
+			readonly secrets?: Readonly<Record<string, string>>;
 			readonly stdin: boolean;
+	  }
+	/** A trigger was counted up, as `request` asked for; `count` is null when it was not, and `trouble` says why. */
+	| {
+			readonly kind: 'counted';
+			readonly request: number;
+			readonly count: number | null;
+			readonly trouble: string;
 	  }
 	/** Somebody cancelled this run. */
 	| { readonly kind: 'cancel'; readonly id: string; readonly attempt: number }
@@ -36,12 +45,22 @@ export type ToRunner =
 export type FromRunner =
 	/** So many bytes of output are in the run's file. */
 	| { readonly kind: 'output'; readonly id: string; readonly attempt: number; readonly size: number }
+	/** A step of the run counts a trigger up; `counted` answers. */
+	| {
+			readonly kind: 'count';
+			readonly id: string;
+			readonly attempt: number;
+			readonly request: number;
+			readonly trigger: string;
+	  }
 	/** The run has ended. Output that stayed short follows as bytes when `short` is true. */
 	| {
 			readonly kind: 'ended';
 			readonly id: string;
 			readonly attempt: number;
 			readonly outcome: Outcome;
+			/** It is not to be started again, though it failed. */
+			readonly final: boolean;
 			/** Bytes of output in all. */
 			readonly size: number;
 			readonly short: boolean;

@@ -32,7 +32,7 @@ import {
 	type Run,
 	retryDelay,
 } from './run.ts';
-import type { Runner } from './runner.ts';
+import type { PerformedRun, Runner } from './runner.ts';
 
 /** What happens to runs, for whoever wants to know. */
 export interface QueueEvents {
@@ -122,7 +122,7 @@ export class Queue {
 		this.#events.setMaxListeners(0);
 		runner.report({
 			output: (id, attempt, size) => this.#grown(id, attempt, size),
-			ended: (id, attempt, outcome, size, short) => this.#performed(id, attempt, outcome, { size, short }),
+			ended: (id, attempt, performed) => this.#performed(id, attempt, performed),
 			lost: (runs) => {
 				for (const run of runs) this.#lost(run);
 			},
@@ -440,10 +440,11 @@ export class Queue {
 	}
 
 	/** A runner has performed a run: its end is written down, and its place given to the next in the same transaction. */
-	#performed(id: string, attempt: number, outcome: Outcome, output: KeptOutput): void {
+	#performed(id: string, attempt: number, { outcome, final, output }: PerformedRun): void {
 		const underWay = this.#underWay.get(id);
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
-		const delay = outcome.state === 'failed' && !underWay.cancelled ? retryDelay(underWay.run) : undefined;
+		const again = outcome.state === 'failed' && !final && !underWay.cancelled;
+		const delay = again ? retryDelay(underWay.run) : undefined;
 		const closing =
 			delay === undefined
 				? this.#settle(underWay, outcome, output)

@@ -57,16 +57,26 @@ export interface Retry {
 /** Milliseconds. What is still broken after an hour is looked at by people, who do not want to wait longer than that either. */
 export const longestDelay = 3_600_000;
 
+/** Whether a run that fails in this attempt has failed for good. */
+export function isLastAttempt({ retry }: Plan, attempt: number): boolean {
+	return retry === undefined || attempt >= retry.attempts;
+}
+
 /** Milliseconds from a failed attempt to the next one; undefined when there is none. */
-export function retryDelay({ plan: { retry }, attempt }: Run): number | undefined {
-	if (retry === undefined || attempt >= retry.attempts) return undefined;
+export function retryDelay({ plan, attempt }: Run): number | undefined {
+	const { retry } = plan;
+	if (retry === undefined || isLastAttempt(plan, attempt)) return undefined;
 	return Math.min(retry.delay * retry.backoff ** (attempt - 1), longestDelay);
 }
 
 /** What a run will do, decided at acceptance and kept with it. Plain data: it is stored as JSON. */
 export interface Plan {
 	readonly steps: readonly PlannedStep[];
-	/** Milliseconds for all steps together; then TERM. */
+	/** What follows when these have done what they were to do; a failure there fails the run, which is then not started again. */
+	readonly onSuccess?: readonly PlannedStep[];
+	/** What follows when the run has failed and is not started again. */
+	readonly onFailure?: readonly PlannedStep[];
+	/** Milliseconds for all steps together, and again for those that follow; then TERM. */
 	readonly timeout: number;
 	/** Milliseconds from TERM to KILL. */
 	readonly killAfter: number;

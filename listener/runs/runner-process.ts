@@ -11,23 +11,18 @@ import fs from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
-import { command } from '../steps/command.ts';
-import type { PlannedStep, StepContext, StepKind, StepResult, StopReason } from '../steps/step.ts';
+import type { StopReason } from '../steps/step.ts';
 import { Channel, type FromRunner, type ToRunner } from './channel.ts';
 import { OutputWriter } from './output.ts';
-import type { Outcome, Plan } from './run.ts';
-import { type ProgramRun, Programs } from './runner-program.ts';
-
-// biome-ignore lint/suspicious/noExplicitAny: a plan's step is performed by the kind that planned it, which knows its own shape
-const kinds: Readonly<Record<string, StepKind<any>>> = { command };
+import type { Outcome } from './run.ts';
+import { Programs } from './runner-program.ts';
+import { Performer } from './runner-steps.ts';
 
 type Hello = Extract<ToRunner, { kind: 'hello' }>;
 type RunMessage = Extract<ToRunner, { kind: 'run' }>;
 
 /** The socket that the listener made; 0 to 2 are the usual ones. */
 const socketFd = 3;
-/** What setTimeout can wait at most, about 25 days; anything longer would be over at once. */
-const longestTimer = 2 ** 31 - 1;
 
 /** A run that this process has been given. */
 interface Given {
@@ -41,18 +36,26 @@ class RunnerProcess {
 	readonly #given = new Map<string, Given>();
 	/** Those that are to be started yet. */
 	readonly #starting: Given[] = [];
+	readonly #performer = new Performer();
+	/** Triggers that the listener was told to count up, by the number of the request. */
+	readonly #counting = new Map<number, { resolve(count: number): void; reject(error: Error): void }>();
+	#counts = 0;
 	#programs: Programs | undefined;
 	#outputs = '';
 	#leaving = false;
 
 	constructor(socket: net.Socket) {
 		this.#channel = new Channel(socket, (message, bytes) => this.#receive(message, bytes));
-		socket.on('close', () => this.#leave());
+		socket.on('close', () => {
+			for (const { reject } of this.#counting.values()) reject(new Error('the listener is gone'));
+			this.#leave();
+		});
 	}
 
 	#receive(message: ToRunner, bytes: Buffer): void {
 		if (message.kind === 'hello') this.#begin(message);
 		else if (message.kind === 'run') this.#take(message, message.stdin ? bytes : null);
+		else if (message.kind === 'counted') this.#counted(message);
 		else if (message.kind === 'cancel')
 			this.#given.get(runKey(message))?.stop.abort('caller' satisfies StopReason);
 		else this.#leave();
@@ -82,34 +85,46 @@ class RunnerProcess {
 
 	async #perform({ message, stdin, stop }: Given, programs: Programs): Promise<void> {
 		const { id, attempt, plan, values } = message;
-		const late = setTimeout(
-			() => stop.abort('timeout' satisfies StopReason),
-			Math.min(plan.timeout, longestTimer),
-		);
 		const file = path.join(this.#outputs, id);
 		const output = new OutputWriter(file, plan.maxOutput, (size) =>
 			this.#channel.send({ kind: 'output', id, attempt, size }),
 		);
-		const write = (bytes: Buffer) => output.write(bytes);
-		const run: ProgramRun = { id, values, killAfter: plan.killAfter, stop: stop.signal, write };
-		const outcome = await performSteps(plan, {
-			stdin,
+		const { outcome, final, cut } = await this.#performer.perform({
+			...{ id, attempt, plan, values, stdin },
+			secrets: message.secrets ?? {},
 			stop: stop.signal,
-			write,
-			run: (program) => programs.run(program, run),
+			write: (bytes) => output.write(bytes),
+			run: (program, run) => programs.run(program, run),
+			count: (trigger) => this.#count(id, attempt, trigger),
 		});
-		clearTimeout(late);
 		const { size, short, trouble } = await output.end();
 		// The file of an attempt that was cut short.
 		if (attempt > 1 && short !== null) fs.rmSync(file, { force: true });
 		this.#given.delete(runKey(message));
 		const told = trouble === undefined ? outcome : withTrouble(outcome, trouble);
 		// A run that was stopped because we leave has not ended: it is to be run again.
-		if (!this.#leaving || outcome.reason !== 'caller') {
-			const ended = { kind: 'ended', id, attempt, outcome: told, size, short: short !== null } as const;
-			this.#channel.send(ended, short ?? undefined);
+		if (!this.#leaving || !cut) {
+			this.#channel.send(
+				{ kind: 'ended', id, attempt, outcome: told, final, size, short: short !== null },
+				short ?? undefined,
+			);
 		}
 		this.#leaveWhenDone();
+	}
+
+	#count(id: string, attempt: number, trigger: string): Promise<number> {
+		return new Promise((resolve, reject) => {
+			const request = this.#counts++;
+			this.#counting.set(request, { resolve, reject });
+			this.#channel.send({ kind: 'count', id, attempt, request, trigger });
+		});
+	}
+
+	#counted({ request, count, trouble }: Extract<ToRunner, { kind: 'counted' }>): void {
+		const counting = this.#counting.get(request);
+		this.#counting.delete(request);
+		if (count === null) counting?.reject(new Error(trouble));
+		else counting?.resolve(count);
 	}
 
 	#leave(): void {
@@ -128,36 +143,6 @@ class RunnerProcess {
 
 function runKey({ id, attempt }: { readonly id: string; readonly attempt: number }): string {
 	return `${id} ${attempt}`;
-}
-
-/** Performs steps in order until one is not ok. */
-async function performSteps(plan: Plan, context: StepContext): Promise<Outcome> {
-	let result: StepResult = { ok: true, reason: 'exit', exitCode: 0, signal: null, message: '' };
-	for (const [index, step] of plan.steps.entries()) {
-		result = await performStep(step, context);
-		const where = plan.steps.length > 1 ? `step ${index + 1} (${step.kind})` : `the ${step.kind}`;
-		if (!result.ok) return failed(result, `${where} ${result.message}`, plan);
-	}
-	return { state: 'succeeded', reason: 'exit', exitCode: result.exitCode, signal: null, message: '' };
-}
-
-async function performStep(step: PlannedStep, context: StepContext): Promise<StepResult> {
-	const kind = kinds[step.kind];
-	if (kind === undefined) return notPerformed('is of a kind that this version does not know');
-	try {
-		return await kind.perform(step, context);
-	} catch (error) {
-		return notPerformed(`failed: ${error}`);
-	}
-}
-
-function notPerformed(message: string): StepResult {
-	return { ok: false, reason: 'spawn', exitCode: null, signal: null, message };
-}
-
-function failed({ reason, exitCode, signal }: StepResult, what: string, { timeout }: Plan): Outcome {
-	const message = reason === 'timeout' ? `${what} of ${timeout / 1000} s` : what;
-	return { state: reason === 'caller' ? 'cancelled' : 'failed', reason, exitCode, signal, message };
 }
 
 function withTrouble(outcome: Outcome, trouble: string): Outcome {

@@ -10,6 +10,8 @@ import { getCompileCacheDir } from 'node:module';
 import type net from 'node:net';
 import path from 'node:path';
 import type { Log } from '../log.ts';
+import type { SecretPlace } from '../steps/step.ts';
+import type { KeptOutput } from '../stores/store.ts';
 import { Channel, type FromRunner, type ToRunner } from './channel.ts';
 import { idMaker, type Outcome, type Run } from './run.ts';
 import { endLeftovers, type RunnerRecord, readRecords } from './runner-groups.ts';
@@ -18,10 +20,18 @@ import { endLeftovers, type RunnerRecord, readRecords } from './runner-groups.ts
 export interface RunnerReports {
 	/** So many bytes of output are in the run's file. */
 	output(id: string, attempt: number, size: number): void;
-	/** A run has ended. `short` is the whole of its output when that is not in a file. */
-	ended(id: string, attempt: number, outcome: Outcome, size: number, short: Buffer | null): void;
+	/** A run has ended. */
+	ended(id: string, attempt: number, ended: PerformedRun): void;
 	/** The runner that had these died. Whatever it started has been ended. */
 	lost(runs: readonly Run[]): void;
+}
+
+/** What a runner tells of a run that has ended. */
+export interface PerformedRun {
+	readonly outcome: Outcome;
+	/** It is not to be started again, though it failed. */
+	readonly final: boolean;
+	readonly output: KeptOutput;
 }
 
 export interface RunnerOptions {
@@ -32,6 +42,10 @@ export interface RunnerOptions {
 	/** Where files of output go. */
 	readonly outputs: string;
 	readonly log: Log;
+	/** Counts a trigger up by one; resolves with its count when that is on disk. */
+	count(trigger: string): Promise<number>;
+	/** What stands in routes.yaml at a place that a plan refers to; undefined when it is not there any more. */
+	secret(route: string, place: SecretPlace): string | undefined;
 	/** Processes that share the runs. One can start about a thousand commands a second. */
 	readonly processes?: number;
 }
@@ -129,6 +143,7 @@ export class Runner {
 					WEBHOOK_CERTNAME: run.certname,
 				},
 				stdin: stdin !== null,
+				...this.#secretsOf(run),
 			},
 			stdin ?? undefined,
 		);
@@ -192,14 +207,34 @@ export class Runner {
 		}
 	}
 
+	/** What the run's plan only refers to, as it is now. */
+	#secretsOf({ route, plan }: Run): { secrets?: Record<string, string> } {
+		const steps = [...plan.steps, ...(plan.onSuccess ?? []), ...(plan.onFailure ?? [])];
+		const places = steps.flatMap((step) => step.secrets ?? []);
+		if (places.length === 0) return {};
+		const found = places.map((place) => [place.place, this.#options.secret(route, place)]);
+		return { secrets: Object.fromEntries(found.filter(([, value]) => value !== undefined)) };
+	}
+
+	#count({ channel }: Process, { request, trigger }: Extract<FromRunner, { kind: 'count' }>): void {
+		const told = (count: number | null, trouble: string) =>
+			channel.send({ kind: 'counted', request, count, trouble });
+		this.#options.count(trigger).then(
+			(count) => told(count, ''),
+			(error: Error) => told(null, error.message),
+		);
+	}
+
 	#receive(process: Process, message: FromRunner, bytes: Buffer): void {
 		const { id, attempt } = message;
 		if (message.kind === 'output') {
 			this.#reports?.output(id, attempt, message.size);
 			return;
 		}
+		if (message.kind === 'count') return this.#count(process, message);
 		process.runs.delete(runKey(id, attempt));
-		this.#reports?.ended(id, attempt, message.outcome, message.size, message.short ? bytes : null);
+		const { outcome, final, size, short } = message;
+		this.#reports?.ended(id, attempt, { outcome, final, output: { size, short: short ? bytes : null } });
 	}
 
 	async #ended(process: Process, why: string | number): Promise<void> {

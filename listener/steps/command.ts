@@ -3,111 +3,105 @@
  * caller reach it as environment variables or as whole or partial list items, and never as shell text.
  */
 
-import type { Parameters } from '../routes/parameters.ts';
-import { compileTemplate, type Template } from '../routes/template.ts';
+import { completeText, endValues, type PlannedText, runValues } from '../routes/template.ts';
+import type { CompiledStep, StepPlace } from './kind.ts';
 import type { PlannedStep, StepKind } from './step.ts';
 
-/** A command as a route has it, before any values. */
+/** A command as users write it, before any values. */
 export interface CommandSpec {
 	readonly command: string | readonly string[];
-	/** Working directory; may hold `{{name}}`. Absent: the listener's own. */
-	readonly cwd?: string;
-	/** Variables beside the allow-list; values may hold `{{name}}`. */
-	readonly env: Readonly<Record<string, string>>;
-	/** The program that gets a string command after `-c`. */
-	readonly shell: string;
+	/** Working directory; may hold `{{name}}`. Absent: the route's. */
+	readonly cwd?: string | undefined;
+	/** Variables beside the route's; values may hold `{{name}}`. */
+	readonly env?: Readonly<Record<string, string>> | undefined;
+	/** The program that gets a string command after `-c`. Absent: the route's. */
+	readonly shell?: string | undefined;
+	/** Milliseconds. Absent: only the run's time limit counts. */
+	readonly timeout?: number | undefined;
 }
 
-/** A command with all values filled in. */
+/** A command with all parameters filled in. */
 export interface PlannedCommand extends PlannedStep {
 	readonly kind: 'command';
 	/** The program and its arguments, exactly as they are passed on. For a string command: shell, `-c`, text. */
-	readonly argv: readonly string[];
+	readonly argv: readonly PlannedText[];
 	/** The shell that runs a string command; null for a list. */
 	readonly shell: string | null;
 	/** null: the listener's own working directory. */
-	readonly cwd: string | null;
+	readonly cwd: PlannedText | null;
 	/** The route's own variables. */
-	readonly env: Readonly<Record<string, string>>;
+	readonly env: Readonly<Record<string, PlannedText>>;
 }
 
 export const command: StepKind<PlannedCommand> = {
 	kind: 'command',
-	perform: ({ argv, cwd, env }, context) => context.run({ argv, cwd, env, stdin: context.stdin }),
+	// The program of a list; a script's text may hold a password, and so may arguments.
+	title: ({ argv, shell }, { values }) => (shell === null ? completeText(argv[0] ?? '', values) : ''),
+	perform: ({ argv, cwd, env }, { values, stdin, run }) => {
+		const complete = (text: PlannedText) => completeText(text, values);
+		const variables = Object.entries(env).map(([name, text]) => [name, complete(text)]);
+		return run({
+			argv: argv.map(complete),
+			cwd: cwd === null ? null : complete(cwd),
+			env: Object.fromEntries(variables),
+			stdin,
+		});
+	},
 };
 
-export interface CompiledCommand {
-	/** Fills in the values. Never fails: what could be wrong was refused at load. */
-	plan(parameters: Parameters): PlannedCommand;
-	/** The parameters that are named in `{{…}}`, each once. */
-	readonly names: readonly string[];
-}
-
-export interface CommandFault {
-	/** Where, below the route, such as `['command', 2]`. */
-	readonly key: (string | number)[];
-	readonly message: string;
-}
-
-/** Checks a command once, at load, and gives what makes plans of it; or everything that is wrong with it. */
-export function compileCommand(spec: CommandSpec): CompiledCommand | { faults: CommandFault[] } {
-	const faults: CommandFault[] = [];
-	const names = new Set<string>();
-	const template = (text: string, key: (string | number)[]): Template | undefined => {
-		if (text.includes('\0')) faults.push({ key, message: 'must not contain a NUL character' });
-		const compiled = compileTemplate(text);
-		if (typeof compiled === 'string') {
-			faults.push({ key, message: compiled });
-			return undefined;
-		}
-		for (const name of compiled.names) names.add(name);
-		return compiled;
-	};
-
-	const { command: written, shell } = spec;
-	const items: (Template | undefined)[] = [];
-	if (typeof written === 'string') faults.push(...shellTextFaults(written));
-	else {
-		items.push(...written.map((item, i) => template(item, ['command', i])));
-		if (written[0]?.trim() === '')
-			faults.push({ key: ['command', 0], message: 'the first item names the program and must not be blank' });
-	}
-	const cwd = spec.cwd === undefined ? undefined : template(spec.cwd, ['cwd']);
-	const env = Object.entries(spec.env).map(([name, value]) => {
-		if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
-			faults.push({
-				key: ['env', name],
-				message: `"${name}" cannot name an environment variable: letters, digits and _ only, and no digit first`,
-			});
-		return [name, template(value, ['env', name])] as const;
-	});
-	if (faults.length > 0) return { faults };
-
-	const text = typeof written === 'string' ? written : null;
+/** Checks a command once, at load, and gives what makes plans of it. */
+export function compileCommand(
+	{ command: written, cwd, env = {}, shell, timeout }: CommandSpec,
+	{ texts, commands, absolute }: StepPlace,
+): CompiledStep {
+	const interpreter = shell ?? commands.shell;
+	const list = typeof written === 'string' ? undefined : written;
+	const items = list?.map((item, i) => texts.compile(item, 'command', i)) ?? [];
+	if (typeof written === 'string') checkShellText(written, texts);
+	else if (written[0]?.trim() === '')
+		texts.fault('the first item names the program and must not be blank', 'command', 0);
+	const directory = cwd === undefined ? commands.cwd : texts.compile(absolute(cwd), 'cwd');
+	const variables = Object.entries({ ...commands.env, ...compileVariables(env, texts) });
 	return {
-		names: [...names],
 		plan: (parameters) => ({
 			kind: 'command',
-			argv: text === null ? items.map((item) => item!.fill(parameters)) : [shell, '-c', text],
-			shell: text === null ? null : shell,
-			cwd: cwd?.fill(parameters) ?? null,
-			env: Object.fromEntries(env.map(([name, value]) => [name, value!.fill(parameters)])),
+			argv:
+				typeof written === 'string'
+					? [interpreter, '-c', written]
+					: items.map((item) => item.plan(parameters)),
+			shell: list === undefined ? interpreter : null,
+			cwd: directory?.plan(parameters) ?? null,
+			env: Object.fromEntries(variables.map(([name, value]) => [name, value.plan(parameters)])),
+			...(timeout === undefined ? {} : { timeout }),
 		}),
 	};
 }
 
+/** The values of `env`, compiled, by their names. */
+export function compileVariables(env: Readonly<Record<string, string>>, texts: StepPlace['texts']) {
+	return Object.fromEntries(
+		Object.entries(env).map(([name, value]) => {
+			if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
+				texts.fault(
+					`"${name}" cannot name an environment variable: letters, digits and _ only, and no digit first`,
+					'env',
+					name,
+				);
+			return [name, texts.compile(value, 'env', name)];
+		}),
+	);
+}
+
 /** Only `{{name}}` is refused: `docker ps --format '{{.Names}}'` is honest shell text. */
-function shellTextFaults(text: string): CommandFault[] {
-	const faults: CommandFault[] = [];
-	if (text.trim() === '') faults.push({ key: ['command'], message: 'must not be blank' });
-	if (text.includes('\0')) faults.push({ key: ['command'], message: 'must not contain a NUL character' });
-	const found = /\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}/.exec(text);
-	if (found)
-		faults.push({
-			key: ['command'],
-			message:
-				`${found[0]} inside a shell string would make a caller's value part of the script; ` +
-				`use "$${found[1]}", or write the command as a list`,
-		});
-	return faults;
+function checkShellText(text: string, texts: StepPlace['texts']): void {
+	if (text.trim() === '') texts.fault('must not be blank', 'command');
+	if (text.includes('\0')) texts.fault('must not contain a NUL character', 'command');
+	const [found, name, ofRun] = /\{\{\s*([A-Za-z_][A-Za-z0-9_]*|run\.([a-z_]+))\s*\}\}/.exec(text) ?? [];
+	if (found === undefined) return;
+	const variable = ofRun === undefined ? name : (runValues[ofRun] ?? endValues[ofRun] ?? 'WEBHOOK_RUN');
+	texts.fault(
+		`${found} inside a shell string would make a caller's value part of the script; ` +
+			`use "$${variable}", or write the command as a list`,
+		'command',
+	);
 }

@@ -2,9 +2,10 @@
 
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import type { NewRun, Outcome, Run, RunReason, RunState, WaitsFor, WhenBusy } from '../runs/run.ts';
+import type { Trigger } from './store.ts';
 
 /** The file's layout; a listener refuses a newer one instead of guessing. */
-export const schemaVersion = 4;
+export const schemaVersion = 5;
 
 /** States as stored. Ends come last: the partial indexes below tell open runs from ended ones by this order. */
 export const code = {
@@ -84,6 +85,7 @@ export const schema = `
 	) STRICT, WITHOUT ROWID;
 	CREATE INDEX deliveries_until ON deliveries (until);
 	CREATE TABLE history (route TEXT PRIMARY KEY, runs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+	CREATE TABLE triggers (name TEXT PRIMARY KEY, count INTEGER NOT NULL, counted_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 	PRAGMA user_version = ${schemaVersion};
 `;
 
@@ -212,8 +214,27 @@ export function prepare(db: DatabaseSync) {
 		output: db.prepare('SELECT bytes FROM outputs WHERE seq = ?'),
 		putOutput: db.prepare('INSERT OR REPLACE INTO outputs (seq, bytes) VALUES (?, ?)'),
 		dropOutput: db.prepare('DELETE FROM outputs WHERE seq = ?'),
+		countTrigger: db.prepare(
+			'INSERT INTO triggers (name, count, counted_at) VALUES (?, 1, ?) ' +
+				'ON CONFLICT DO UPDATE SET count = count + 1, counted_at = excluded.counted_at RETURNING count',
+		),
+		trigger: db.prepare('SELECT name, count, counted_at FROM triggers WHERE name = ?'),
+		triggersAfter: db.prepare(
+			'SELECT name, count, counted_at FROM triggers WHERE name > ? ORDER BY name LIMIT ?',
+		),
 		logSize: db.prepare('PRAGMA wal_checkpoint(NOOP)'),
 	};
+}
+
+/** A row of `triggers`. */
+export interface TriggerRow {
+	name: string;
+	count: number;
+	counted_at: number;
+}
+
+export function toTrigger({ name, count, counted_at: countedAt }: TriggerRow): Trigger {
+	return { name, count, countedAt };
 }
 
 /** The first values of the statement `settle`. */

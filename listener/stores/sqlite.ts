@@ -36,7 +36,9 @@ import {
 	schema,
 	schemaVersion,
 	stateNames,
+	type TriggerRow,
 	toRun,
+	toTrigger,
 } from './sqlite-tables.ts';
 import {
 	type Acceptance,
@@ -48,6 +50,7 @@ import {
 	mostKeptInput,
 	type RunFilter,
 	type Store,
+	type Trigger,
 } from './store.ts';
 
 /** How full a group is: `taken` places (ready and running runs), and runs that wait for one. */
@@ -364,6 +367,24 @@ export class SqliteStore implements Store {
 
 	async routesAfter(name: string, limit: number): Promise<readonly string[]> {
 		return this.#read(() => this.#sql.routesAfter.all(name, limit).map(({ route }) => route as string));
+	}
+
+	countTrigger(name: string): Promise<Trigger> {
+		return this.#change(() => {
+			const countedAt = this.#now();
+			const { count } = this.#sql.countTrigger.get(name, countedAt) as { count: number };
+			return { name, count, countedAt };
+		});
+	}
+
+	async trigger(name: string): Promise<Trigger | undefined> {
+		const row = this.#read(() => this.#sql.trigger.get(name)) as unknown as TriggerRow | undefined;
+		return row && toTrigger(row);
+	}
+
+	async triggersAfter(name: string, limit: number): Promise<readonly Trigger[]> {
+		const rows = this.#read(() => this.#sql.triggersAfter.all(name, limit)) as unknown as TriggerRow[];
+		return rows.map(toTrigger);
 	}
 
 	async prune(route: string, kept: Kept, limit: number): Promise<readonly string[]> {

@@ -100,6 +100,12 @@ export interface Store {
 	 * @throws StoreUnavailable
 	 */
 	prune(route: string, kept: Kept, limit: number): Promise<readonly string[]>;
+	/** Counts a trigger up by one; it begins at 0. Gives it as it stands then. @throws StoreUnavailable */
+	countTrigger(name: string): Promise<Trigger>;
+	/** undefined for one that was never counted up. */
+	trigger(name: string): Promise<Trigger | undefined>;
+	/** Triggers that were counted up, in the order of their letters' codes: up to `limit` of those after a name. */
+	triggersAfter(name: string, limit: number): Promise<readonly Trigger[]>;
 	/** Writes out what is waiting and closes; anything asked for later throws StoreUnavailable. Safe to call twice. */
 	close(): Promise<void>;
 }
@@ -115,6 +121,14 @@ export interface LockedRun {
 	readonly id: string;
 	readonly route: string;
 	readonly lockfile: string;
+}
+
+/** A named count. */
+export interface Trigger {
+	readonly name: string;
+	readonly count: number;
+	/** When it was last counted up, milliseconds since 1970. */
+	readonly countedAt: number;
 }
 
 /** Which ended runs of a route stay. */

@@ -1,0 +1,41 @@
+/** The step `trigger`: counts a trigger up by one, for whoever waits for it. It is ok when the count is on disk. */
+
+import { completeText, type PlannedText } from '../routes/template.ts';
+import { refusedTriggerName } from '../triggers/name.ts';
+import type { CompiledStep, StepPlace } from './kind.ts';
+import { done, failure, type PlannedStep, type StepKind } from './step.ts';
+
+export interface TriggerSpec {
+	/** The trigger's name; may hold `{{name}}`. */
+	readonly trigger: string;
+}
+
+export interface PlannedTrigger extends PlannedStep {
+	readonly kind: 'trigger';
+	readonly name: PlannedText;
+}
+
+export const trigger: StepKind<PlannedTrigger> = {
+	kind: 'trigger',
+	title: ({ name }, { values }) => completeText(name, values),
+	async perform({ name: planned }, { values, say, count }) {
+		const name = completeText(planned, values);
+		const refusal = refusedTriggerName(name);
+		if (refusal !== undefined)
+			return failure('spawn', `was not done: the trigger's name ${JSON.stringify(name)} ${refusal}`);
+		try {
+			say(`trigger ${name} is at ${await count(name)}`);
+			return done;
+		} catch (error) {
+			return failure('spawn', `was not done: ${(error as Error).message}`);
+		}
+	},
+};
+
+export function compileTrigger(spec: TriggerSpec, { texts }: StepPlace): CompiledStep {
+	const template = texts.compile(spec.trigger, 'trigger');
+	// What it will be with values in it shows only then.
+	const refusal = template.isPlain ? refusedTriggerName(spec.trigger) : undefined;
+	if (refusal !== undefined) texts.fault(refusal, 'trigger');
+	return { plan: (parameters) => ({ kind: 'trigger', name: template.plan(parameters) }) };
+}
