@@ -174,6 +174,7 @@ export function compileSignature(kind: string, name: string, spec: SignatureSpec
 	return {
 		kind,
 		name,
+		ofBody: true,
 		check(delivery) {
 			const time = timestamp === undefined ? '' : headerOf(delivery, timestamp);
 			if (timestamp !== undefined) {

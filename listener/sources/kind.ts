@@ -3,7 +3,7 @@
 import type { z } from 'zod';
 import type { Check } from '../auth/kind.ts';
 import type { Body, Delivery, Event } from '../delivery.ts';
-import type { Secrets } from '../secret.ts';
+import type { Secret, Secrets } from '../secret.ts';
 
 /** What a verified delivery turns out to be. */
 export type Reading =
@@ -40,12 +40,24 @@ export interface SourceKind<Options = unknown> {
 	readonly name: string;
 	/** Whether a route with this source has `secret`. */
 	readonly secret: 'required' | 'optional' | 'none';
+	/** What is wrong with a secret that this sender cannot have, such as one that is not base64; null: nothing. */
+	secretFault?(secret: Secret): string | null;
 	/** What may be said below the name: `source: { hmac: { header: X-Signature } }`. */
 	readonly options: z.ZodType<Options>;
 	/** Whether it can be said by its name alone. */
 	readonly bare: boolean;
 	/** @param secrets null exactly when the route has none */
 	compile(options: Options, secrets: Secrets | null): Source;
+}
+
+/** A source's check of its sender, over the bytes of the body. @param name of the kind */
+export function verificationOf(name: string, check: Check['check']): Check {
+	return { kind: name, name, ofBody: true, check };
+}
+
+/** Answers a ping or a handshake. */
+export function plainAnswer(body: string): Reading {
+	return { kind: 'answer', status: 200, type: 'text/plain; charset=utf-8', body };
 }
 
 /** Milliseconds: GitHub and GitLab keep deliveries for operators to send again for days. */

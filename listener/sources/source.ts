@@ -1,16 +1,37 @@
 /** Sources: who sends. The table of all kinds, and what makes a route's source of what routes.yaml says. */
 
 import type { Secrets } from '../secret.ts';
+import { azureDevops } from './azure-devops.ts';
+import { bitbucket } from './bitbucket.ts';
+import { bitbucketServer } from './bitbucket-server.ts';
+import { forgejo, gitea, gogs } from './gitea.ts';
+import { github } from './github.ts';
+import { gitlab } from './gitlab.ts';
+import { hmac } from './hmac.ts';
 import type { Source, SourceKind } from './kind.ts';
+import { slack } from './slack.ts';
+import { standardWebhooks } from './standard-webhooks.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: each kind checks its own options before it gets them
-export const sourceKinds: readonly SourceKind<any>[] = [];
+export const sourceKinds: readonly SourceKind<any>[] = [
+	github,
+	gitlab,
+	bitbucket,
+	bitbucketServer,
+	gitea,
+	forgejo,
+	gogs,
+	azureDevops,
+	standardWebhooks,
+	slack,
+	hmac,
+];
 
 /**
  * A route's source.
  * @param options as the kind's own schema gave them
  * @param secrets null when the route has no `secret`
- * @returns the source, or what is wrong with having, or not having, a secret
+ * @returns the source, or what is wrong with its secret, or with having or not having one
  */
 export function compileSource(
 	kind: SourceKind,
@@ -25,5 +46,9 @@ export function compileSource(
 			fault: `source "${kind.name}" has nothing that a secret could verify; use "auth", or a path with {{fingerprint}}`,
 		};
 	}
+	const fault = secrets?.current
+		.map((secret) => kind.secretFault?.(secret) ?? null)
+		.find((it) => it !== null);
+	if (fault) return { fault: `the secret ${fault}` };
 	return { source: kind.compile(options, secrets) };
 }
