@@ -20,6 +20,11 @@ interface Tool {
 const tools: readonly Tool[] = [
 	{ debian: 'puppet-agent', found: { program: 'puppet' }, purpose: 'tests that apply manifests' },
 	{ debian: 'ruby-rspec-puppet', found: { gem: 'rspec-puppet' }, purpose: 'the specs in spec/' },
+	{
+		debian: 'ruby-puppetserver-ca-cli',
+		found: { gem: 'puppetserver-ca' },
+		purpose: 'tests with a Puppet CA',
+	},
 	{ debian: 'puppet-lint', found: { program: 'puppet-lint' }, purpose: 'the check of manifests’ style' },
 	{ debian: 'puppet-strings', found: { gem: 'puppet-strings' }, purpose: 'the check of doc comments' },
 	{
