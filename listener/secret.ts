@@ -78,7 +78,7 @@ const exact = z.boolean().optional().meta({
 
 const oneSecret: z.ZodType<OneSecretSpec> = z.union(
 	[
-		z.string({ error: 'must be text (in quotes), or where it is' }).min(1, {
+		z.string({ error: 'has to be text (in quotes), or where it is' }).min(1, {
 			error: 'is empty, and an empty secret would let everybody in',
 		}),
 		z.strictObject({
@@ -103,13 +103,15 @@ const oneSecret: z.ZodType<OneSecretSpec> = z.union(
 			exact,
 		}),
 	],
-	{ error: 'must be text, or where it is: { file: … }, { env: … } or { credential: … }' },
+	// Not "must be", after which what is there instead would be told.
+	{ error: 'has to be text (in quotes), or where it is: { file: … }, { env: … } or { credential: … }' },
 );
 
 /** What may be written wherever a secret is asked for. */
 export const secretSchema: z.ZodType<SecretSpec> = z
 	.union([oneSecret, z.array(oneSecret).min(1)], {
-		error: 'must be text, or where it is: { file: … }, { env: … } or { credential: … }; or a list of these',
+		error:
+			'has to be text (in quotes), or where it is: { file: … }, { env: … } or { credential: … }; or a list of these',
 	})
 	.meta({
 		description:

@@ -386,7 +386,7 @@ describe('a template', () => {
 
 describe('matching', () => {
 	const routeAt = (path: string, methods: readonly Method[] = ['POST'], name = path): Route => {
-		const callers = { access: { open: true, any: [], source: null }, source: null };
+		const callers = { access: { open: true, any: [], source: null }, source: null, fingerprints: [] };
 		const spec = { path, command: 'true', method: methods };
 		const { route, faults } = compileRoute(name, spec, {}, new Map(), callers, (file) => file);
 		assert.deepEqual(faults, []);

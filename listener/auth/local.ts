@@ -44,7 +44,7 @@ export function checkLocal(caller: Caller, what: string): void {
 }
 
 /** True for a Host header that no stranger's DNS can have brought about. */
-function isOwnName(host: string): boolean {
+export function isOwnName(host: string): boolean {
 	const name = host.replace(/:\d*$/, '').toLowerCase();
 	if (name === 'localhost' || name.endsWith('.localhost')) return true;
 	if (net.isIP(name.replace(/^\[|\]$/g, '')) !== 0) return true;

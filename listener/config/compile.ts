@@ -3,7 +3,8 @@
 import crypto from 'node:crypto';
 import path from 'node:path';
 import type { z } from 'zod';
-import { isOpen } from '../auth/auth.ts';
+import { type Access, isOpen } from '../auth/auth.ts';
+import type { AuthSpec } from '../auth/kinds.ts';
 import type { Fault } from '../errors.ts';
 import type { LogSettings } from '../log.ts';
 import type { Patterns } from '../routes/parameters.ts';
@@ -11,22 +12,33 @@ import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
 import { RouteTable } from '../routes/table.ts';
 import { compileTemplate } from '../routes/template.ts';
 import type { Secret } from '../secret.ts';
-import { compileCallers } from './access.ts';
+import { Auths, compileCallers } from './access.ts';
 import { check, quoted, unknownKey } from './check.ts';
 import { compileListen, isReachable, type Listen } from './listen.ts';
 import { compileLog } from './log.ts';
 import {
+	adminSchema,
 	anchorKey,
+	authsSchema,
 	defaultsSchema,
 	includeSchema,
 	listenSchema,
 	logSchema,
+	metricsSchema,
 	routeSchema,
 	sections,
 } from './schema.ts';
 import { type Environment, SecretReader } from './secrets.ts';
 import type { Source, Sources } from './sources.ts';
 import type { Key } from './yaml.ts';
+
+/** Who may use the listener's own endpoints. */
+export interface AdminAccess {
+	/** Those under `/-/`; null: programs of this host only. */
+	readonly endpoints: Access | null;
+	/** `/metrics`, likewise. */
+	readonly metrics: Access | null;
+}
 
 /** A configuration that may be served. */
 export interface Config {
@@ -36,6 +48,7 @@ export interface Config {
 	/** Only what the file says. */
 	readonly log: Partial<LogSettings>;
 	readonly routes: RouteTable;
+	readonly admin: AdminAccess;
 	/** All secrets that it uses, for masking. */
 	readonly secrets: readonly Secret[];
 	/** What is odd and no fault, for people. */
@@ -79,6 +92,14 @@ interface Declared {
 	readonly route: Route | undefined;
 }
 
+/** What all routes have in common. */
+interface Shared {
+	readonly defaults: SharedSpec;
+	readonly auths: Auths;
+	/** The same as long as it is the same. */
+	readonly digest: string;
+}
+
 class Compiler {
 	readonly #sources: Sources;
 	readonly #faults: Fault[] = [];
@@ -98,7 +119,11 @@ class Compiler {
 		const { main, included } = this.#sources;
 		for (const source of [main, ...included]) {
 			for (const { line, column, key, message } of source.yaml?.faults ?? []) {
-				this.#faults.push({ ...faultText(source, key, message), line, column });
+				const secret = key[0] === 'auth' || key.includes('secret');
+				const told = secret
+					? message.replace(/^.* would be read as the number .*$/s, changingNumber)
+					: message;
+				this.#faults.push({ ...faultText(source, key, told), line, column });
 			}
 		}
 		const top = this.#top(main, Object.keys(sections));
@@ -106,9 +131,12 @@ class Compiler {
 		const listen = this.#listen(this.#section(top, 'listen', listenSchema) ?? {});
 		const log = this.#log(this.#section(top, 'log', logSchema) ?? {});
 		this.#section(top, 'include', includeSchema);
-		const defaults = this.#defaults(this.#section(top, 'defaults', defaultsSchema) ?? {});
-		this.#addRoutes(main, top, defaults);
-		for (const source of included) this.#addRoutes(source, this.#top(source, ['routes']), defaults);
+		const auths = this.#auths(top);
+		const admin = this.#admin(top, auths);
+		const defaults = this.#defaults(this.#section(top, 'defaults', defaultsSchema) ?? {}, auths);
+		const shared = { defaults, auths, digest: JSON.stringify([defaults, top?.auth]) };
+		this.#addRoutes(main, top, shared);
+		for (const source of included) this.#addRoutes(source, this.#top(source, ['routes']), shared);
 
 		const routes = [...this.#routes.values()].flatMap(({ route }) => route ?? []);
 		this.#checkReach(routes, listen, listening);
@@ -134,6 +162,7 @@ class Compiler {
 			listen,
 			log,
 			routes: table,
+			admin,
 			secrets: this.#secrets.all,
 			notes,
 		};
@@ -193,9 +222,56 @@ class Compiler {
 		return log;
 	}
 
-	/** Tells what is wrong with templates here, once, instead of for every route that would inherit them. */
-	#defaults(written: SharedSpec): SharedSpec {
+	#auths(top: Top | undefined): Auths {
 		const { main } = this.#sources;
+		const map = top?.auth;
+		const entries = map !== null && typeof map === 'object' && !Array.isArray(map) ? Object.entries(map) : [];
+		if (map !== undefined && entries.length === 0) this.#section(top, 'auth', authsSchema);
+		const specs: Record<string, AuthSpec> = {};
+		// One by one, since what is left of a faulty one is seldom a whole one.
+		for (const [name, value] of entries) {
+			const { data, issues } = check(authsSchema, { [name]: value });
+			// That it says too little is no news of one whose keys are misspelt.
+			const deepest = issues.some(({ key }) => key.length > 1)
+				? issues.filter(({ key }) => key.length > 1)
+				: issues;
+			for (const issue of deepest) this.#fault(main, ['auth', ...issue.key], issue.at, issue.message);
+			if (issues.length === 0 && data !== undefined) Object.assign(specs, data);
+		}
+		const written = entries.map(([name]) => name);
+		const directory = path.dirname(main.path);
+		const auths = new Auths(specs, written, this.#secrets, directory, (file) =>
+			path.resolve(directory, file),
+		);
+		for (const { key, message } of auths.faults) this.#fault(main, ['auth', ...key], 'value', message);
+		return auths;
+	}
+
+	#admin(top: Top | undefined, auths: Auths): AdminAccess {
+		const access = (key: Key, names: readonly string[] | undefined): Access | null => {
+			if (names === undefined) return null;
+			const { checks, faults } = auths.named(names, key);
+			const blind = checks
+				.filter(({ ofBody }) => ofBody === true)
+				.map(({ name }) => ({
+					key,
+					message: `"${name}" looks at a body, and requests to endpoints have none`,
+				}));
+			for (const fault of [...faults, ...blind])
+				this.#fault(this.#sources.main, fault.key, 'value', fault.message);
+			return { open: false, any: checks, source: null };
+		};
+		const endpoints = access(['admin', 'auth'], this.#section(top, 'admin', adminSchema)?.auth);
+		const forMetrics = this.#section(top, 'metrics', metricsSchema)?.auth;
+		if (forMetrics === 'none') return { endpoints, metrics: { open: true, any: [], source: null } };
+		return { endpoints, metrics: access(['metrics', 'auth'], forMetrics) ?? endpoints };
+	}
+
+	/** Tells what is wrong with templates here, once, instead of for every route that would inherit them. */
+	#defaults(written: SharedSpec, auths: Auths): SharedSpec {
+		const { main } = this.#sources;
+		const { faults } = auths.named(written.auth === 'none' ? [] : (written.auth ?? []), ['defaults', 'auth']);
+		for (const { key, message } of faults) this.#fault(main, key, 'value', message);
 		const usable = (key: Key, text: string): boolean => {
 			const template = compileTemplate(text);
 			if (typeof template === 'string') this.#fault(main, ['defaults', ...key], 'value', template);
@@ -210,7 +286,7 @@ class Compiler {
 		};
 	}
 
-	#addRoutes(source: Source, top: Top | undefined, defaults: SharedSpec): void {
+	#addRoutes(source: Source, top: Top | undefined, shared: Shared): void {
 		if (top === undefined || !('routes' in top)) return;
 		const { routes } = top;
 		if (routes === null || typeof routes !== 'object' || Array.isArray(routes)) {
@@ -218,12 +294,13 @@ class Compiler {
 			this.#fault(source, ['routes'], 'key', message);
 			return;
 		}
-		const inherited = crypto.hash('sha256', JSON.stringify([defaults, path.dirname(source.path)]));
+		const inherited = crypto.hash('sha256', JSON.stringify([shared.digest, path.dirname(source.path)]));
 		for (const [name, value] of Object.entries(routes))
-			this.#addRoute(source, name, value, defaults, inherited);
+			this.#addRoute(source, name, value, shared, inherited);
 	}
 
-	#addRoute(source: Source, name: string, value: unknown, defaults: SharedSpec, inherited: string): void {
+	#addRoute(source: Source, name: string, value: unknown, shared: Shared, inherited: string): void {
+		const { defaults, auths } = shared;
 		const key = ['routes', name];
 		const before = this.#routes.get(name);
 		if (before) {
@@ -242,7 +319,8 @@ class Compiler {
 				lockfile === undefined
 					? {}
 					: { concurrency: { ...data.concurrency, lockfile: absolute(source, lockfile) } };
-			const callers = compileCallers(data, defaults);
+			const directory = path.dirname(source.path);
+			const callers = compileCallers(name, data, defaults, auths, this.#secrets, directory);
 			const compiled = compileRoute(
 				name,
 				{ ...data, ...cwd, ...concurrency },
@@ -254,7 +332,9 @@ class Compiler {
 			for (const fault of [...callers.faults, ...compiled.faults]) {
 				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
 			}
-			if (callers.faults.length === 0) route = compiled.route;
+			// Who may call is not known of a route that says it wrongly, and so is whether that is too many.
+			const unsure = issues.some(({ key: [first] }) => first === 'auth' || first === 'source');
+			if (callers.faults.length === 0 && !unsure) route = compiled.route;
 		}
 		if (before) return;
 		this.#routes.set(name, { source, route });
@@ -282,9 +362,13 @@ class Compiler {
 		for (const route of routes) {
 			if (!isOpen(route.access) || route.access.open) continue;
 			const why = written
-				? `listen.address is "${open}"; say "auth: none" if anybody may call it, or listen on 127.0.0.1 only`
-				: `the running listener still has the address "${open}", which changes with a restart; say "auth: none", or restart`;
-			this.#routeFault(route, 'auth', `other hosts can call it, as ${why}`);
+				? `listen.address is "${open}"; say who may, by "auth" or a source that verifies, say "auth: none" if anybody may, or listen on 127.0.0.1 only`
+				: `the running listener still has the address "${open}", which changes with a restart; say who may call, or restart`;
+			const proves =
+				route.source === null
+					? ''
+					: `, and nothing that "${route.source.name}" sends proves that it comes from there`;
+			this.#routeFault(route, 'auth', `other hosts can call it${proves}, as ${why}`);
 		}
 	}
 }
@@ -295,6 +379,9 @@ function standIns(value: unknown): Readonly<Record<string, unknown>> {
 	if ('steps' in written) return { steps: [{ command: 'true' }] };
 	return 'command' in written ? { command: 'true' } : {};
 }
+
+/** In place of a sentence that shows the number, where it may be a secret. */
+const changingNumber = 'would be read as a number, and another one than is written; write it in quotes';
 
 /** Relative paths in a file are meant from where the file is, whoever starts the listener from wherever. */
 function absolute(source: Source, file: string): string {

@@ -37,6 +37,8 @@ export interface Listen {
 	/** undefined for plain HTTP. */
 	readonly tls: ListenTls | undefined;
 	readonly client_certs: ClientCertificates;
+	/** Addresses and networks of proxies that are believed, and `unix`. */
+	readonly trusted_proxies: readonly string[];
 	readonly max_body: number;
 	readonly header_timeout: number;
 	readonly body_timeout: number;
@@ -68,6 +70,7 @@ export function compileListen(
 		port: written.port ?? 6969,
 		tls: files && Object.freeze(files),
 		client_certs,
+		trusted_proxies: Object.freeze([written.trusted_proxies ?? []].flat()),
 		max_body: written.max_body ?? 25 * 1024 ** 2,
 		header_timeout: written.header_timeout ?? 10_000,
 		body_timeout: written.body_timeout ?? 30_000,

@@ -5,6 +5,8 @@
 
 import net from 'node:net';
 import { z } from 'zod';
+import { isNetwork } from '../auth/addresses.ts';
+import { authName, authSchema } from '../auth/kinds.ts';
 import { logFormats, logLevels, routeLogLevels } from '../log.ts';
 import { facilities, parseSyslogAddress } from '../logs/syslog.ts';
 import { parameterTypes } from '../routes/parameters.ts';
@@ -15,10 +17,13 @@ import {
 	outcomes,
 	type RouteSpec,
 	type SharedSpec,
+	type SourceSpec,
 } from '../routes/route.ts';
 import { longestDelay } from '../runs/run.ts';
+import { secretSchema } from '../secret.ts';
+import { sourceKinds } from '../sources/source.ts';
 import { commandKeys, commandSchema, followingSteps, stepsSchema } from './steps.ts';
-import { day, duration, oneOrMore, scalarText, size, someText } from './values.ts';
+import { day, duration, oneOrMore, rate, scalarText, size, someText } from './values.ts';
 
 /** Ten years: whoever means for ever can say so. */
 const longestKeep = 3650 * day;
@@ -32,11 +37,92 @@ const method = oneOrMore(methodName, 'must be get, post, put, patch or delete, o
 	.meta({ description: 'The HTTP method, or a list of methods, that the route takes. Default: post.' });
 
 const auth = z
-	.literal('none', { error: 'can only be "none" so far, which says that anybody may call' })
+	.union([z.literal('none'), authName, z.array(authName).min(1)], {
+		error: 'must be none, a name under "auth", or a list of such names',
+	})
+	.transform((given) => (given === 'none' ? given : [given].flat()))
 	.meta({
 		description:
-			'none: whoever reaches the listener may call. A route that other hosts can reach (listen.address) has to say so.',
+			'Who may call: names under "auth", of which one suffices; none: whoever reaches the listener. A route that other hosts can reach (listen.address) has to say so, unless its source verifies who sends.',
 	});
+
+/** Those below admin and metrics: `none` is not for everybody who manages runs. */
+const authNames = z
+	.union([authName, z.array(authName).min(1)], {
+		error: 'must be a name under "auth", or a list of such names',
+	})
+	.transform((given) => [given].flat());
+
+export const adminSchema = z
+	.strictObject({
+		auth: authNames.meta({ description: 'Names under "auth", of which one suffices.' }),
+	})
+	.meta({
+		description:
+			'Who may use the endpoints under /-/, and /metrics. Default: programs of this host only, and not through a proxy.',
+	});
+
+export const metricsSchema = z
+	.strictObject({
+		auth: z
+			.union([z.literal('none'), authNames], {
+				error: 'must be none, a name under "auth", or a list of such names',
+			})
+			.meta({
+				description: 'Names under "auth", of which one suffices; none: whoever reaches the listener.',
+			}),
+	})
+	.meta({ description: 'Who may read /metrics. Default: as admin.' });
+
+export const authsSchema = z.record(authName, authSchema).meta({
+	description: 'Ways to know who calls, by names of your own; routes and admin name them.',
+});
+
+const perClient = rate('How often one client may call, by its address; then 429. Default: without limit.');
+
+const rates = z
+	.union(
+		[
+			perClient.transform((client) => ({ client })),
+			z.strictObject({
+				client: perClient.optional(),
+				route: rate(
+					'How many verified deliveries all clients together may make; then 429. Default: without limit.',
+				).optional(),
+				failures: rate(
+					'How often one client may be refused for who it is; then 429, whatever it sends. Default: 60/m.',
+				).optional(),
+			}),
+		],
+		{ error: 'must be a rate such as 60/m, or a map with "client", "route" and "failures"' },
+	)
+	.meta({
+		description: 'How often the route may be called: by each client, or as client, route and failures.',
+	});
+
+const source: z.ZodType<SourceSpec> = z
+	.union(
+		[
+			z.enum(sourceKinds.filter(({ bare }) => bare).map(({ name }) => name)),
+			z
+				.strictObject(Object.fromEntries(sourceKinds.map(({ name, options }) => [name, options.optional()])))
+				.refine((said) => Object.keys(said).length === 1, {
+					error: 'must be one source, with its options below it',
+				})
+				.meta({ minProperties: 1, maxProperties: 1 }),
+		],
+		{
+			error: `must be ${sourceKinds.map(({ name }) => name).join(', ')}; or one of these with its options below it`,
+		},
+	)
+	.transform((given): SourceSpec => {
+		if (typeof given === 'string') {
+			return { name: given, options: sourceKinds.find(({ name }) => name === given)?.options.parse({}) };
+		}
+		const [name = '', options] = Object.entries(given)[0] ?? [];
+		return { name, options };
+	})
+	.meta({ description: 'Who sends: a service whose deliveries are verified and understood.' });
 
 const whenBusy = z.enum(['queue', 'coalesce', 'reject', 'parallel']).meta({
 	description:
@@ -85,6 +171,7 @@ const retry = z
 const shared = {
 	method: method.optional(),
 	auth: auth.optional(),
+	rate: rates.optional(),
 	...commandKeys,
 	timeout: duration('How long a run may take. Then its processes get TERM. Default: 10m.').optional(),
 	kill_after: duration('How long after TERM what is left of a run gets KILL. Default: 10s.').optional(),
@@ -193,6 +280,11 @@ export const routeSchema: z.ZodType<RouteSpec> = z
 			description:
 				"The path, when it is not the route's key; :name is a part that callers choose. Default: the key.",
 		}),
+		source: source.optional(),
+		secret: secretSchema.optional().meta({
+			description:
+				'What the source verifies deliveries with; its hash takes the place of {{fingerprint}} in the path.',
+		}),
 		params: z
 			.record(
 				z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, {
@@ -276,6 +368,10 @@ const tlsFiles = z.strictObject({
 	}),
 });
 
+const trustedProxy = z.string().refine((given) => given === 'unix' || isNetwork(given), {
+	error: 'must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8, or "unix"',
+});
+
 export const listenSchema = z
 	.strictObject({
 		address: oneOrMore(address, 'must be an address or a list of addresses').optional().meta({
@@ -301,6 +397,15 @@ export const listenSchema = z
 			description:
 				'Whether callers are asked for a certificate of listen.tls.ca, or of the Puppet CA: none; optional, those may show one who have one; required, who shows none is refused. Default: none.',
 		}),
+		trusted_proxies: z
+			.union([trustedProxy, z.array(trustedProxy).min(1)], {
+				error: 'must be an address or a network such as 10.0.0.0/8, "unix", or a list of these',
+			})
+			.optional()
+			.meta({
+				description:
+					'Proxies whose X-Forwarded-For or Forwarded tells who calls: addresses and networks, and "unix" for those that come by a unix socket. Default: none.',
+			}),
 		max_body: size(
 			'The largest body that is taken; larger ones get 413. Default: 25 MiB.',
 			0,
@@ -388,6 +493,9 @@ export const sections = {
 	listen: listenSchema,
 	log: logSchema,
 	include: includeSchema,
+	auth: authsSchema,
+	admin: adminSchema,
+	metrics: metricsSchema,
 	defaults: defaultsSchema,
 	routes,
 };

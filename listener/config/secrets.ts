@@ -31,14 +31,19 @@ export class SecretReader {
 	readonly #notes: string[] = [];
 
 	/**
-	 * @param environment null leaves all secrets unread and takes random ones in their place: for who wants to know whether the
-	 * file is right on a host, or as a user, that does not have them
+	 * @param environment null leaves all secrets unread that are elsewhere, and takes what they are called in their place: for who
+	 * wants to know whether the file is right on a host, or as a user, that does not have them
 	 */
 	constructor(environment: Environment | null) {
 		this.#environment = environment;
 	}
 
-	/** Every secret that was read, for masking. */
+	/** Has a text masked that is as good as a secret. */
+	keep(text: string): void {
+		this.#all.push(new Secret(text));
+	}
+
+	/** Every secret that was read or kept, for masking. */
 	get all(): readonly Secret[] {
 		return this.#all;
 	}
@@ -74,7 +79,7 @@ export class SecretReader {
 	/** The secret, or what is wrong. */
 	#value(spec: OneSecretSpec, directory: string): Secret | string {
 		if (typeof spec === 'string') return spec === '' ? 'is empty' : new Secret(spec);
-		if (this.#environment === null) return new Secret(crypto.randomBytes(32).toString('hex'));
+		if (this.#environment === null) return new Secret(digestOf(JSON.stringify(spec)));
 		if ('env' in spec) {
 			const value = this.#environment[spec.env];
 			if (value === undefined) {
@@ -118,7 +123,7 @@ function withoutLineEnd(bytes: Buffer): Buffer {
 	return bytes.subarray(0, bytes.length - end);
 }
 
-function digestOf(bytes: Buffer): string {
+function digestOf(bytes: Buffer | string): string {
 	return crypto.hash('sha256', bytes);
 }
 

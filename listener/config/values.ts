@@ -98,3 +98,18 @@ export const scalarText = z
 export function oneOrMore<Item extends z.ZodType>(item: Item, error: string) {
 	return z.union([item, z.array(item).min(1)], { error });
 }
+
+const rateUnits = { s: second, m: 60 * second, h: 3600 * second, d: day } as const;
+
+/** So many in a time, such as `60/m`. */
+export function rate(description: string) {
+	const sentence = 'must be a number and a time, such as 60/m: 60 in a minute; s, m, h or d';
+	return z
+		.string({ error: sentence })
+		.regex(/^[1-9]\d{0,6}\/[smhd]$/, { error: sentence })
+		.transform((text) => {
+			const [count = '', unit = 's'] = text.split('/');
+			return { count: Number(count), per: rateUnits[unit as keyof typeof rateUnits] };
+		})
+		.meta({ description });
+}

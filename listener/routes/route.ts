@@ -6,6 +6,7 @@
 import type { Access } from '../auth/auth.ts';
 import type { RouteLogLevel } from '../log.ts';
 import type { Keep, Plan, WhenBusy } from '../runs/run.ts';
+import type { SecretSpec } from '../secret.ts';
 import type { Source } from '../sources/kind.ts';
 import { compileVariables } from '../steps/command.ts';
 import { compileStep, type StepSpec } from '../steps/compile.ts';
@@ -44,13 +45,17 @@ export type StdinKind = 'none' | 'body' | 'parameters';
 export interface Route {
 	/** Its key in routes.yaml. */
 	readonly name: string;
-	/** With a leading slash and without a trailing one; `:name` segments as written. */
+	/** With a leading slash and without a trailing one; `:name` segments and `{{fingerprint}}` as written. */
 	readonly path: string;
+	/** The same with the fingerprint in it, one for each of the route's secrets; only `path` may be shown. */
+	readonly paths: readonly string[];
 	readonly methods: readonly Method[];
 	readonly description: string;
 	readonly rules: ParameterRules;
 	/** Who may call. */
 	readonly access: Access;
+	/** How often it may be called. */
+	readonly rates: Rates;
 	/** Who sends, and so what a delivery tells; null: a delivery is one event of kind `call`. */
 	readonly source: Source | null;
 	/** Which events it wants; null: all. */
@@ -75,6 +80,35 @@ export interface Route {
 /** For routes that say nothing, and for runs of routes that there are no more: a month of history that lists at once. */
 export const usualKeep: Keep = Object.freeze({ runs: 1000, age: 30 * 86_400_000 });
 
+/** So many at once, and so many again in as many milliseconds, spread evenly. */
+export interface Rate {
+	readonly count: number;
+	/** Milliseconds. */
+	readonly per: number;
+}
+
+/** How often a route may be called; null: as often as one likes. */
+export interface Rates {
+	/** By each client, whoever it is: counted before anything of a delivery is read. */
+	readonly client: Rate | null;
+	/** By all together: deliveries that were verified. */
+	readonly route: Rate | null;
+	/** By each client whose deliveries were refused for who it is. */
+	readonly failures: Rate;
+}
+
+/**
+ * Who has an outdated secret tries again some times a minute. Who guesses gets one attempt a second, and would need
+ * centuries for a secret of ten letters.
+ */
+export const usualFailures: Rate = Object.freeze({ count: 60, per: 60_000 });
+
+/** A source as routes.yaml has it, its options already checked. */
+export interface SourceSpec {
+	readonly name: string;
+	readonly options: unknown;
+}
+
 export interface RetrySpec {
 	readonly attempts: number;
 	/** Milliseconds. */
@@ -85,7 +119,15 @@ export interface RetrySpec {
 /** What both a route and `defaults` may say; times in milliseconds, sizes in bytes. */
 export interface SharedSpec {
 	readonly method?: readonly Method[] | undefined;
-	readonly auth?: 'none' | undefined;
+	/** Names under `auth`, or `none`. */
+	readonly auth?: 'none' | readonly string[] | undefined;
+	readonly rate?:
+		| {
+				readonly client?: Rate | undefined;
+				readonly route?: Rate | undefined;
+				readonly failures?: Rate | undefined;
+		  }
+		| undefined;
 	readonly cwd?: string | undefined;
 	readonly env?: Readonly<Record<string, string>> | undefined;
 	readonly shell?: string | undefined;
@@ -116,6 +158,8 @@ export interface RouteSpec extends SharedSpec {
 	readonly on_success?: StepSpec | readonly StepSpec[] | undefined;
 	readonly on_failure?: StepSpec | readonly StepSpec[] | undefined;
 	readonly path?: string | undefined;
+	readonly source?: SourceSpec | undefined;
+	readonly secret?: SecretSpec | undefined;
 	readonly description?: string | undefined;
 	readonly params?: Readonly<Record<string, ParameterSpec>> | undefined;
 	readonly stdin?: StdinKind | undefined;
@@ -138,7 +182,12 @@ export interface RouteFault {
 export interface Callers {
 	readonly access: Access;
 	readonly source: Source | null;
+	/** What takes the place of `{{fingerprint}}` in the path: a text for each secret; empty when the path has none. */
+	readonly fingerprints: readonly string[];
 }
+
+/** In a path it stands for the secret's hash, which makes the path a secret too: for senders that can prove nothing. */
+export const fingerprintMark = '{{fingerprint}}';
 
 /**
  * Compiles a route. It is there exactly when there are no faults; otherwise every fault is.
@@ -150,7 +199,7 @@ export function compileRoute(
 	spec: RouteSpec,
 	defaults: SharedSpec,
 	patterns: Patterns,
-	{ access, source }: Callers,
+	{ access, source, fingerprints }: Callers,
 	absolute: (file: string) => string,
 ): { route?: Route; faults: RouteFault[] } {
 	const faults: RouteFault[] = [];
@@ -183,10 +232,20 @@ export function compileRoute(
 	const route: Route = {
 		name,
 		path: path.text,
+		paths: Object.freeze(
+			fingerprints.length === 0
+				? [path.text]
+				: fingerprints.map((fingerprint) => path.text.replace(fingerprintMark, fingerprint)),
+		),
 		methods: spec.method ?? defaults.method ?? ['POST'],
 		description: spec.description ?? '',
 		rules,
 		access,
+		rates: Object.freeze({
+			client: spec.rate?.client ?? defaults.rate?.client ?? null,
+			route: spec.rate?.route ?? defaults.rate?.route ?? null,
+			failures: spec.rate?.failures ?? defaults.rate?.failures ?? usualFailures,
+		}),
 		source,
 		when: null,
 		wait: spec.wait ?? defaults.wait ?? false,
@@ -325,7 +384,7 @@ interface Path {
 function parsePath(written: string): Path | string {
 	const text = written.replace(/^\//, '').replace(/\/$/, '');
 	const shown = `path "${written}"`;
-	const odd = /[\s\p{Cc}?#%*{}<>\\]/u.exec(text)?.[0];
+	const odd = /[\s\p{Cc}?#%*{}<>\\]/u.exec(text.replace(fingerprintMark, 'fingerprint'))?.[0];
 	if (odd !== undefined) return `${shown} holds ${JSON.stringify(odd)}: ${pathRemedy(odd)}`;
 	const segments = text === '' ? [] : text.split('/');
 	if (segments.includes('')) return `${shown} has an empty part; write one slash between parts`;

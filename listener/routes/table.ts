@@ -61,20 +61,24 @@ export class RouteTable {
 		this.#byName = new Map(routes.map((route) => [route.name, route]));
 		const clashes = new Map<Route, Map<Route, Method[]>>();
 		for (const route of routes) {
-			let place = this.#root;
-			for (const segment of split(route.path)) place = place.next(segment);
-			for (const method of route.methods) {
-				const other = place.routes.get(method);
-				if (other === undefined) place.routes.set(method, route);
-				else if (other !== route) {
-					const pairs = clashes.get(route) ?? new Map<Route, Method[]>();
-					clashes.set(route, pairs.set(other, [...(pairs.get(other) ?? []), method]));
-				}
-			}
+			for (const path of route.paths) this.#add(route, path, clashes);
 		}
 		this.clashes = [...clashes].flatMap(([route, others]) =>
 			[...others].map(([other, methods]) => ({ route, other, methods })),
 		);
+	}
+
+	#add(route: Route, path: string, clashes: Map<Route, Map<Route, Method[]>>): void {
+		let place = this.#root;
+		for (const segment of split(path)) place = place.next(segment);
+		for (const method of route.methods) {
+			const other = place.routes.get(method);
+			if (other === undefined) place.routes.set(method, route);
+			else if (other !== route) {
+				const pairs = clashes.get(route) ?? new Map<Route, Method[]>();
+				clashes.set(route, pairs.set(other, [...(pairs.get(other) ?? []), method]));
+			}
+		}
 	}
 
 	/**
