@@ -293,6 +293,19 @@ for (const [engine, open] of Object.entries(engines)) {
 		await store.close();
 	});
 
+	withStore('changes resolve in the order in which they were asked for', async (store) => {
+		const delivery = { route: 'deploy', key: 'order', remember: 1000 };
+		const order: string[] = [];
+		const note = (what: string) => () => void order.push(what);
+		await Promise.all([
+			store.accept([offer()], delivery).then(note('first')),
+			store.claim(1).then(note('second')),
+			store.accept([offer()]).then(note('third')),
+			store.claim(1).then(note('fourth')),
+		]);
+		assert.deepEqual(order, ['first', 'second', 'third', 'fourth']);
+	});
+
 	withStore('claims the oldest first, and never more than asked for', async (store) => {
 		const runs = [];
 		for (const group of ['a', 'b', 'c']) runs.push(await acceptOne(store, { group }));

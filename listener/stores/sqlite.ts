@@ -196,19 +196,15 @@ export class SqliteStore implements Store {
 		fs.closeSync(directory);
 	}
 
-	async accept(
+	accept(
 		runs: readonly NewRun[],
 		delivery?: DeliveryKey,
 		locked: readonly string[] = [],
 	): Promise<readonly Acceptance[]> {
-		if (delivery === undefined) return this.#change(() => runs.map((run) => this.#accept(run, locked)));
-		const acceptances = await this.#change(() => this.#acceptOnce(runs, delivery, locked));
-		if (acceptances.length === 0 && runs.length > 0) {
-			throw new Conflict(
-				'this delivery was taken before, and its run is not kept any more; nothing was started. To have it run again, send it as a new one',
-			);
-		}
-		return acceptances;
+		return this.#change(() => {
+			if (delivery === undefined) return runs.map((run) => this.#accept(run, locked));
+			return this.#acceptOnce(runs, delivery, locked);
+		});
 	}
 
 	claim(limit: number, free: readonly string[] = []): Promise<readonly ClaimedRun[]> {
@@ -421,7 +417,7 @@ export class SqliteStore implements Store {
 		const now = this.#now();
 		const before = this.#delivery(route, key, now);
 		if (before !== undefined && before.length !== runs.length) {
-			return before.flatMap((id) => this.#repeated(id));
+			return remaining(before.flatMap((id) => this.#repeated(id)));
 		}
 		const acceptances: Acceptance[] = [];
 		const taken = runs.map((run, index) => {
@@ -435,7 +431,7 @@ export class SqliteStore implements Store {
 			// More than comes in, so that they do not add up; and few, so that nobody waits for it.
 			this.#sql.forgetDeliveries.run(now, 2);
 		}
-		return acceptances;
+		return runs.length === 0 ? [] : remaining(acceptances);
 	}
 
 	/** The runs of a delivery that is remembered. */
@@ -692,6 +688,14 @@ export class SqliteStore implements Store {
 		this.#db.exec('PRAGMA synchronous = OFF; PRAGMA wal_checkpoint(PASSIVE); PRAGMA synchronous = NORMAL');
 		await fdatasync(this.#fileFd);
 	}
+}
+
+/** What is left of a delivery that was taken before. @throws Conflict when that is nothing */
+function remaining(acceptances: Acceptance[]): Acceptance[] {
+	if (acceptances.length > 0) return acceptances;
+	throw new Conflict(
+		'this delivery was taken before, and its run is not kept any more; nothing was started. To have it run again, send it as a new one',
+	);
 }
 
 /** The state of a run that has a place in its group. */

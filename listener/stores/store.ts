@@ -1,6 +1,7 @@
 /**
  * Where runs are written down. One interface for every engine; test/store.test.ts is its contract. A promise that resolves
- * means: on disk, to survive power loss. Time and fencing belong to the store, so that two engines agree on both.
+ * means: on disk, to survive power loss; those of changes resolve in the order in which they were asked for.
+ * Time and fencing belong to the store, so that two engines agree on both.
  */
 
 import type { ClaimedRun, NewRun, Outcome, Run, RunState } from '../runs/run.ts';
