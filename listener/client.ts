@@ -22,6 +22,8 @@ const timeouts = { connect: 5000, response: 30_000 };
 export interface PlaceOptions {
 	readonly config?: string;
 	readonly url?: string;
+	/** The file with the token that `admin.auth` asks for. */
+	readonly tokenFile?: string;
 }
 
 /** How a listener is reached. */
@@ -59,6 +61,24 @@ export async function placeOf({ url, config }: PlaceOptions, defaultConfig: stri
 			`where the listener is cannot be read from its file; mend it, run this as the listener's user, or ${otherwise}\n${error.message}`,
 		);
 	}
+}
+
+/**
+ * The token for the listener's endpoints: of the file, else of the environment; undefined when there is neither.
+ * @throws ListenerUnreachable when the file cannot be read, or no token is in it
+ */
+export function tokenOf({ tokenFile }: PlaceOptions, environment: string | undefined): string | undefined {
+	if (tokenFile === undefined) return environment || undefined;
+	let token: string;
+	try {
+		token = fs.readFileSync(tokenFile, 'utf8').trim();
+	} catch (error) {
+		throw new ListenerUnreachable(
+			`the token file ${tokenFile} cannot be read (${(error as NodeJS.ErrnoException).code})`,
+		);
+	}
+	if (/^[\x21-\x7e]+$/.test(token)) return token;
+	throw new ListenerUnreachable(`the token file ${tokenFile} has to hold one token, and nothing else`);
 }
 
 function placeAt(given: string): Place {
@@ -147,11 +167,12 @@ export class Client {
 	readonly #got: Got;
 	readonly #requestError: typeof RequestError;
 
-	private constructor(place: Place, got: Got, requestError: typeof RequestError) {
+	private constructor(place: Place, token: string | undefined, got: Got, requestError: typeof RequestError) {
 		this.#place = place;
 		this.#requestError = requestError;
 		this.#got = got.extend({
 			agent: agentFor(place),
+			headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
 			// The listener may only be late, and what was asked for must not happen twice.
 			retry: { limit: 0 },
 			throwHttpErrors: false,
@@ -160,10 +181,11 @@ export class Client {
 		});
 	}
 
-	static async open(place: Place): Promise<Client> {
+	/** @param token for who may use the endpoints only with one */
+	static async open(place: Place, token: string | undefined): Promise<Client> {
 		// Loading it takes some 40 ms, by which `serve` would start later for nothing.
 		const { default: got, RequestError } = await import('got');
-		return new Client(place, got, RequestError);
+		return new Client(place, token, got, RequestError);
 	}
 
 	/** @throws ListenerUnreachable ListenerRefused */
@@ -220,8 +242,11 @@ export class Client {
 			);
 		}
 		if (status < 400) return told;
-		const remedy =
-			status === 403 ? '; see listen.address in routes.yaml, and call it directly, by --url if need be' : '';
+		const remedies: Readonly<Record<number, string>> = {
+			401: '; give the token that admin.auth in routes.yaml asks for, by --token-file or PUPPET_WEBHOOK_TOKEN',
+			403: '; see listen.address and admin.auth in routes.yaml, and call it directly, by --url if need be',
+		};
+		const remedy = remedies[status] ?? '';
 		throw new ListenerRefused(
 			`the listener answered ${status}: ${visible(String(told.detail ?? 'its log says why'))}${remedy}`,
 		);

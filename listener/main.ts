@@ -21,8 +21,8 @@ import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
 import { Runner } from './runs/runner.ts';
 import { SqliteStore } from './stores/sqlite.ts';
-import { Triggers } from './triggers/trigger.ts';
 import { handedOverSockets, openServiceManager } from './systemd.ts';
+import { Triggers } from './triggers/trigger.ts';
 
 /** Exit statuses, fit for scripts: 0 done · 1 it did not work (the reason is on standard error) · 2 called wrongly. */
 const exit = { done: 0, failed: 1, usage: 2 } as const;
@@ -243,6 +243,7 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 		stderr: process.stderr,
 		colour: coloured(),
 		defaultConfig: defaultConfig(),
+		token: process.env.PUPPET_WEBHOOK_TOKEN,
 		interrupt: () => {
 			const asked = new AbortController();
 			process.once('SIGINT', () => asked.abort());

@@ -6,7 +6,7 @@
 import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { Client, type PlaceOptions, placeOf, usualUrl } from './client.ts';
+import { Client, type PlaceOptions, placeOf, tokenOf, usualUrl } from './client.ts';
 import { ListenerRefused, ListenerUnreachable, OutputLost } from './errors.ts';
 import { hasEnded, type RunState, runStates, type WaitsFor } from './runs/run.ts';
 import { age, type Field, SafeText, span, type TableForm, table, visible } from './terminal.ts';
@@ -73,6 +73,8 @@ export interface Surroundings {
 	readonly colour: boolean;
 	/** The routes.yaml that counts when none is named. It need not exist. */
 	readonly defaultConfig: string;
+	/** The token for the listener's endpoints that the environment has. */
+	readonly token: string | undefined;
 	/** Called by a command that does not end by itself; aborts at Ctrl-C. */
 	interrupt(): AbortSignal;
 	/** Gets the exit status that a command line comes to. */
@@ -97,11 +99,15 @@ export function addOperatorCommands(program: Command, surroundings: Surroundings
 			.description(description)
 			.option('-c, --config <file>', `whose listener to ask (default: ${surroundings.defaultConfig})`)
 			.option('-u, --url <url>', `the listener itself: ${usualUrl}, https://…, unix:/path`, urlArgument)
+			.option(
+				'--token-file <file>',
+				'the token for it, where admin.auth asks for one (or PUPPET_WEBHOOK_TOKEN)',
+			)
 			.addHelpText('after', `\nExample:\n${examples}`);
 	const act = (options: AskOptions, command: (operator: Operator) => Promise<number>) =>
 		surroundings.done(
 			placeOf(options, surroundings.defaultConfig)
-				.then((place) => Client.open(place))
+				.then((place) => Client.open(place, tokenOf(options, surroundings.token)))
 				.then((client) => command(new Operator(client, options.json === true, surroundings))),
 		);
 	const json = ['--json', "print the listener's answer, one JSON object"] as const;

@@ -7,6 +7,7 @@ import os from 'node:os';
 import path from 'node:path';
 import tls from 'node:tls';
 import type { z } from 'zod';
+import { Proxies } from '../auth/proxies.ts';
 import { type ExtensionNames, subjectOf } from '../certificates/identity.ts';
 import { readRevocationLists } from '../certificates/revocation.ts';
 import { puppetTls } from './puppet.ts';
@@ -37,8 +38,8 @@ export interface Listen {
 	/** undefined for plain HTTP. */
 	readonly tls: ListenTls | undefined;
 	readonly client_certs: ClientCertificates;
-	/** Addresses and networks of proxies that are believed, and `unix`. */
-	readonly trusted_proxies: readonly string[];
+	/** Those that are believed when they say who calls. */
+	readonly proxies: Proxies;
 	readonly max_body: number;
 	readonly header_timeout: number;
 	readonly body_timeout: number;
@@ -70,7 +71,7 @@ export function compileListen(
 		port: written.port ?? 6969,
 		tls: files && Object.freeze(files),
 		client_certs,
-		trusted_proxies: Object.freeze([written.trusted_proxies ?? []].flat()),
+		proxies: new Proxies([written.trusted_proxies ?? []].flat()),
 		max_body: written.max_body ?? 25 * 1024 ** 2,
 		header_timeout: written.header_timeout ?? 10_000,
 		body_timeout: written.body_timeout ?? 30_000,

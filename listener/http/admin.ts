@@ -6,9 +6,10 @@ import type { Context, Next } from 'koa';
 import { type Access, isOpen } from '../auth/auth.ts';
 import { checkLocal } from '../auth/local.ts';
 import type { LiveConfig } from '../config/config.ts';
+import type { Client, Delivery } from '../delivery.ts';
 import { BadParameters, ConfigError, MethodNotAllowed, NotFound, ShuttingDown } from '../errors.ts';
 import type { Metrics } from '../metrics.ts';
-import type { Route } from '../routes/route.ts';
+import { type Route, usualFailures } from '../routes/route.ts';
 import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, type Run, type RunState, runStates } from '../runs/run.ts';
@@ -26,6 +27,7 @@ import {
 } from './answers.ts';
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
+import { Rates } from './rates.ts';
 import { asText, bytesOf, plainTextType, sendEvents, sendStream } from './streams.ts';
 import { endOfWaiting } from './waiting.ts';
 
@@ -139,16 +141,51 @@ export function serveEndpoints(
 		return run;
 	}
 
-	app.use(onlyLocal);
+	app.use(guard(config));
 	app.use(refuseOthers);
 	app.use(router.allowedMethods());
 	app.use(router.routes());
 }
 
-function onlyLocal(ctx: Context, next: Next): Promise<void> {
-	const caller = { headers: ctx.req.headers, client: clientOf(ctx.req) };
-	checkLocal(caller, '/metrics and the endpoints under /-/ answer programs of this host only');
-	return next();
+/** Whoever probes a listener, such as a load balancer, is on another host, and learns what connecting tells as well. */
+const probes: readonly string[] = ['/-/healthy', '/-/ready'];
+
+/** Lets those pass who may use the endpoints. What one asks for does not matter, so that it does not tell what there is. */
+function guard(config: LiveConfig): (ctx: Context, next: Next) => Promise<void> {
+	const rates = new Rates();
+	const endpoints = { name: '/-/', rates: { client: null, route: null, failures: usualFailures } };
+	return async (ctx, next) => {
+		if (probes.includes(ctx.path)) return next();
+		const { admin, listen } = config.current;
+		const { headers } = ctx.req;
+		const client = listen.proxies.clientOf(clientOf(ctx.req), headers);
+		const access = ctx.path === '/metrics' ? admin.metrics : admin.endpoints;
+		if (access === null) {
+			checkLocal(
+				{ headers, client },
+				'/metrics and the endpoints under /-/ answer programs of this host only',
+			);
+		} else {
+			rates.arrived(endpoints, client.ip);
+			await rates.verify(requestOf(ctx, client), access, endpoints);
+		}
+		return next();
+	};
+}
+
+/** The request as checks see it: without a body, which none of those that may be said for endpoints looks at. */
+function requestOf({ req, method, path }: Context, client: Client): Delivery {
+	const nothing = Buffer.alloc(0);
+	return {
+		id: '',
+		receivedAt: Date.now(),
+		method,
+		path,
+		query: {},
+		headers: req.headers,
+		body: nothing,
+		client,
+	};
 }
 
 /** Turns the router's bare statuses into errors that say what there is. */

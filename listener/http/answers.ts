@@ -168,8 +168,8 @@ export function answerError(ctx: Context, error: unknown, delivery: string, log:
 		return;
 	}
 	ctx.set(error.headers);
-	if (error.status === 503) {
-		// Puppet's own client (7.23 at least) sleeps as long as this says and then dies of it, while it takes a 503 without it well.
+	if (error.status === 503 || error.status === 429) {
+		// Puppet's own client (7.23 at least) sleeps as long as this says and then dies of it, while it takes these well without it.
 		if (ctx.get('User-Agent').startsWith('Puppet/')) ctx.remove('Retry-After');
 		else if (error.headers['Retry-After'] === undefined) ctx.set('Retry-After', retryAfter);
 	}

@@ -2,6 +2,7 @@
 
 import Koa, { type Context } from 'koa';
 import type { LiveConfig } from '../config/config.ts';
+import type { Client } from '../delivery.ts';
 import { RequestTimeout, WebhookError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
@@ -61,7 +62,8 @@ export function createServer({
 
 	const app = new Koa();
 	app.use(async (ctx, next) => {
-		const entry = entryOf(ctx, newId());
+		const { proxies } = config.current.listen;
+		const entry = entryOf(ctx, newId(), proxies.clientOf(clientOf(ctx.req), ctx.req.headers));
 		const own = isOwnPath(entry.path);
 		try {
 			await (own ? next() : deliveries.receive(ctx, entry));
@@ -102,7 +104,7 @@ export function createServer({
 }
 
 /** Takes the request line apart. A proxy's absolute form (`GET http://host/path`) counts as its path. */
-function entryOf(ctx: Context, id: string): Entry {
+function entryOf(ctx: Context, id: string, client: Client): Entry {
 	const url = ctx.url.startsWith('/') ? ctx.url : ctx.url.replace(/^https?:\/\/[^/?]*/i, '');
 	const mark = url.indexOf('?');
 	return {
@@ -110,6 +112,7 @@ function entryOf(ctx: Context, id: string): Entry {
 		receivedAt: Date.now(),
 		path: mark < 0 ? url : url.slice(0, mark),
 		query: mark < 0 ? '' : url.slice(mark + 1),
+		client,
 	};
 }
 
@@ -137,18 +140,26 @@ function statusOf(ctx: Context): number | undefined {
 	return left && !ctx.headerSent ? undefined : ctx.res.statusCode;
 }
 
+/**
+ * A path, or a sentence with one, without what a secret path is made of (`{{fingerprint}}`), or was before the secret was
+ * changed: who reads the log must not be able to call the route.
+ */
+function withoutFingerprints(text: string): string {
+	return text.replace(/[0-9a-f]{64,}/gi, (digits) => `${digits.slice(0, 8)}…`);
+}
+
 /** One line a delivery. The path is cut, as it is the caller's to fill; neither query, header nor body is shown. */
 function logDelivery(ctx: Context, entry: Entry, log: Log): void {
 	log.info('delivery', {
 		delivery: entry.id,
 		route: entry.route,
 		method: ctx.method,
-		path: entry.path.slice(0, 200),
+		path: withoutFingerprints(entry.path).slice(0, 200),
 		status: statusOf(ctx),
 		ms: Date.now() - entry.receivedAt,
-		client: clientOf(ctx.req).ip,
+		client: entry.client.ip,
 		runs: entry.runs,
-		reason: entry.reason,
+		reason: entry.reason === undefined ? undefined : withoutFingerprints(entry.reason),
 	});
 }
 
@@ -159,7 +170,7 @@ function logEndpoint(ctx: Context, entry: Entry, log: Log): void {
 		path: entry.path.slice(0, 200),
 		status: statusOf(ctx),
 		ms: Date.now() - entry.receivedAt,
-		client: clientOf(ctx.req).ip,
+		client: entry.client.ip,
 		reason: entry.reason,
 	});
 }

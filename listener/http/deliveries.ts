@@ -1,9 +1,9 @@
 /** Deliveries: requests to routes. `receive` is the product in one function; each step in it is a file or function named so. */
 
 import type { Context } from 'koa';
-import { type VerifiedDelivery, verify } from '../auth/auth.ts';
+import type { VerifiedDelivery } from '../auth/auth.ts';
 import type { LiveConfig } from '../config/config.ts';
-import { type Body, type Delivery, type Event, eventOf } from '../delivery.ts';
+import { type Body, type Client, type Delivery, type Event, eventOf } from '../delivery.ts';
 import { BadRequest, Busy, NotFound } from '../errors.ts';
 import type { DeliveryOutcome } from '../metrics.ts';
 import { type Decision, decide } from '../routes/decision.ts';
@@ -30,7 +30,7 @@ import {
 import { type ArrivedBody, BodyReader } from './body.ts';
 import { confirm } from './confirmation.ts';
 import { parseQuery } from './forms.ts';
-import { clientOf } from './listening.ts';
+import { Rates } from './rates.ts';
 import { asTextWithEnd, lastText, plainTextType, sendEvents, sendStream } from './streams.ts';
 import { endOfWaiting, waitOf } from './waiting.ts';
 
@@ -44,6 +44,8 @@ export interface Entry {
 	readonly path: string;
 	/** Without the question mark. */
 	readonly query: string;
+	/** Who calls, as the connection or a trusted proxy tells. */
+	readonly client: Client;
 	route?: string;
 	runs?: readonly string[];
 	/** There once it is known not to be refused. */
@@ -64,6 +66,7 @@ export class Deliveries {
 	/** Aborted when the listener is about to stop: who still waits is answered with what there is. */
 	readonly #stopping: AbortSignal;
 	readonly #bodies = new BodyReader();
+	readonly #rates = new Rates();
 	readonly #newRunId = idMaker();
 
 	constructor(config: LiveConfig, queue: Queue, outputs: Outputs, stopping: AbortSignal) {
@@ -83,15 +86,18 @@ export class Deliveries {
 		}
 		const { route, segments } = routes.match(runsNothing(ctx) ? 'GET' : ctx.method, entry.path);
 		entry.route = route.name;
+		this.#rates.arrived(route, entry.client.ip);
 
 		const query = parseQuery(entry.query);
 		const body = await this.#bodies.read(ctx, { size: listen.max_body, time: listen.body_timeout });
-		const verified = await verify(deliveryOf(ctx, entry, query, body), route.access);
+		const verified = await this.#rates.verify(deliveryOf(ctx, entry, query, body), route.access, route);
 		// An EventSource takes 204 as the word to stop.
 		if (runsNothing(ctx)) {
 			entry.outcome = 'ignored';
 			return answerEmpty(ctx, ctx.method === 'HEAD' ? 200 : 204);
 		}
+
+		this.#rates.verified(route);
 
 		const wait = waitOf(ctx, query, route);
 		const content = route.source === null ? await body.parsed(route.stdin === 'body') : await body.payload();
@@ -252,7 +258,7 @@ function deliveryOf(ctx: Context, entry: Entry, query: Query, body: ArrivedBody)
 		query,
 		headers: ctx.req.headers,
 		body: body.raw,
-		client: clientOf(ctx.req),
+		client: entry.client,
 	};
 }
 

@@ -10,6 +10,7 @@ import net, { type AddressInfo, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { TLSSocket } from 'node:tls';
+import { plainAddress } from '../auth/addresses.ts';
 import type { Listen } from '../config/config.ts';
 import { type Client, noCertificate } from '../delivery.ts';
 import { ListenError } from '../errors.ts';
@@ -79,8 +80,7 @@ const onUnixSocket: Client = Object.freeze({ ip: 'unix', loopback: true, ...noCe
 function clientAt(socket: Socket): Client {
 	const peer = socket.remoteAddress;
 	if (peer === undefined) return nobody;
-	// What an IPv4 peer looks like to a dual-stack socket.
-	const ip = peer.startsWith('::ffff:') && peer.includes('.') ? peer.slice('::ffff:'.length) : peer;
+	const ip = plainAddress(peer);
 	const loopback = ip === '::1' || (net.isIPv4(ip) && ip.startsWith('127.'));
 	return Object.freeze({ ip, loopback, ...noCertificate });
 }
@@ -199,6 +199,8 @@ export class Listening {
 		const { header_timeout: header, body_timeout: body, client_certs, tls } = this.#listen;
 		const options: http.ServerOptions = {
 			maxHeaderSize: maxHeader,
+			// Of two Authorization headers Node would otherwise show the first, and a proxy may have checked the other.
+			joinDuplicateHeaders: true,
 			headersTimeout: header,
 			// Bodies have a time limit of their own, which answers better; this ends connections whose rest nobody reads.
 			requestTimeout: header + body + 1000,
