@@ -30,7 +30,10 @@ const options = z
 export const certificate: AuthKind<z.output<typeof options>> = {
 	name: 'certificate',
 	options,
-	compile({ certname, extensions }, { name, fault }) {
+	compile({ certname, extensions }, { name, certificates, fault }) {
+		if (!certificates) {
+			fault('callers are not asked for certificates: set listen.client_certs to optional, or to required');
+		}
 		if (certname === undefined && extensions === undefined) {
 			fault('must say a "certname" or "extensions"; certname: "*" admits every certificate of the CA');
 		}

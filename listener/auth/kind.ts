@@ -38,6 +38,8 @@ export interface Check {
 export interface Making {
 	/** As routes.yaml names the auth. */
 	readonly name: string;
+	/** Whether the listener asks callers for certificates (`listen.client_certs`). */
+	readonly certificates: boolean;
 	/** Reads a secret; one that cannot be read matches nothing. @param key where it is written, from the kind's own key on */
 	secrets(spec: SecretSpec, ...key: readonly string[]): Secrets;
 	/** The absolute path of a file that routes.yaml names. */

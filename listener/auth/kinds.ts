@@ -55,6 +55,8 @@ export const authSchema: z.ZodType<AuthSpec> = z
 
 /** What checks are made with, for all auths together. */
 export interface AuthMaking {
+	/** Whether the listener asks callers for certificates. */
+	readonly certificates: boolean;
 	/** @param key from `auth` on */
 	secrets(spec: SecretSpec, key: readonly (string | number)[]): Secrets;
 	file(written: string): string;
@@ -85,6 +87,7 @@ export function compileAuths(
 		if (kind === undefined) return closed(name);
 		const own: Making = {
 			name,
+			certificates: making.certificates,
 			secrets: (written, ...below) => making.secrets(written, [...key, kind.name, ...below]),
 			file: making.file,
 			fault: (message, ...below) => making.fault([...key, kind.name, ...below], message),

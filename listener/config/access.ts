@@ -29,6 +29,7 @@ export class Auths {
 	 * @param specs what is under `auth`, as far as its shape is right
 	 * @param written the names there
 	 * @param absolute a path of the file as it is meant
+	 * @param certificates whether the listener asks callers for certificates
 	 */
 	constructor(
 		specs: Readonly<Record<string, AuthSpec>>,
@@ -36,10 +37,12 @@ export class Auths {
 		reader: SecretReader,
 		directory: string,
 		absolute: (file: string) => string,
+		certificates: boolean,
 	) {
 		const faults: AccessFault[] = [];
 		this.#written = written;
 		this.#checks = compileAuths(specs, {
+			certificates,
 			secrets: (spec, key) => readSecrets(spec, key, reader, directory, faults),
 			file: absolute,
 			fault: (key, message) => faults.push({ key, message }),

@@ -131,7 +131,7 @@ class Compiler {
 		const listen = this.#listen(this.#section(top, 'listen', listenSchema) ?? {});
 		const log = this.#log(this.#section(top, 'log', logSchema) ?? {});
 		this.#section(top, 'include', includeSchema);
-		const auths = this.#auths(top);
+		const auths = this.#auths(top, listen);
 		const admin = this.#admin(top, auths);
 		const defaults = this.#defaults(this.#section(top, 'defaults', defaultsSchema) ?? {}, auths);
 		const shared = { defaults, auths, digest: JSON.stringify([defaults, top?.auth]) };
@@ -222,7 +222,7 @@ class Compiler {
 		return log;
 	}
 
-	#auths(top: Top | undefined): Auths {
+	#auths(top: Top | undefined, { client_certs }: Listen): Auths {
 		const { main } = this.#sources;
 		const map = top?.auth;
 		const entries = map !== null && typeof map === 'object' && !Array.isArray(map) ? Object.entries(map) : [];
@@ -240,9 +240,9 @@ class Compiler {
 		}
 		const written = entries.map(([name]) => name);
 		const directory = path.dirname(main.path);
-		const auths = new Auths(specs, written, this.#secrets, directory, (file) =>
-			path.resolve(directory, file),
-		);
+		const absolutePath = (file: string) => path.resolve(directory, file);
+		const asking = client_certs !== 'none';
+		const auths = new Auths(specs, written, this.#secrets, directory, absolutePath, asking);
 		for (const { key, message } of auths.faults) this.#fault(main, ['auth', ...key], 'value', message);
 		return auths;
 	}

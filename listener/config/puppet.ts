@@ -13,7 +13,7 @@ import { type ExtensionNames, isTrustedExtension, puppetExtensionNames } from '.
 const systemDirectories = ['/etc/puppetlabs/puppet', '/etc/puppet'] as const;
 /** The same for a user who is not root, below the home directory. */
 const userDirectories = ['.puppetlabs/etc/puppet', '.puppet/etc'] as const;
-/** Debian's packages keep certificates apart from settings. */
+/** Debian's packages, and Puppet 3, keep certificates apart from settings. */
 const debian = { confdir: '/etc/puppet', ssldir: '/var/lib/puppet/ssl' } as const;
 
 /** What a Puppet agent uses for TLS. Paths are absolute. */
@@ -77,9 +77,9 @@ class Settings {
 		this.#defaults = {
 			confdir,
 			ssldir:
-				confdir === debian.confdir && fs.existsSync(debian.ssldir)
+				confdir === debian.confdir && !fs.existsSync(path.join(confdir, 'ssl'))
 					? debian.ssldir
-					: path.join(confdir, 'ssl'),
+					: '$confdir/ssl',
 			certdir: '$ssldir/certs',
 			privatekeydir: '$ssldir/private_keys',
 			certname: () => this.#onlyCertname(),

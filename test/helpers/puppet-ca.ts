@@ -129,6 +129,15 @@ commonName = supplied
 		fs.writeFileSync(this.crl, fs.readFileSync(fresh, 'utf8') + lists.slice(1).join(''));
 	}
 
+	/** Puts another list of the intermediate CA into a file of CRLs, one that should have been renewed years ago. */
+	letListRunOut(file: string): void {
+		const old = path.join(this.dir, 'old.crl');
+		const times = ['-crl_lastupdate', '20200101000000Z', '-crl_nextupdate', '20200102000000Z'];
+		this.#ca('-gencrl', ...times, '-out', old);
+		const lists = fs.readFileSync(this.crl, 'utf8').split(/(?<=-----END X509 CRL-----\n)/);
+		replaceFile(file, fs.readFileSync(old, 'utf8') + lists.slice(1).join(''));
+	}
+
 	/**
 	 * Lays files out as a Puppet agent with this certificate has them, below a directory of settings.
 	 * @returns that directory
