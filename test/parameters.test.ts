@@ -388,7 +388,12 @@ describe('matching', () => {
 	const routeAt = (path: string, methods: readonly Method[] = ['POST'], name = path): Route => {
 		const callers = { access: { open: true, any: [], source: null }, source: null, fingerprints: [] };
 		const spec = { path, command: 'true', method: methods };
-		const { route, faults } = compileRoute(name, spec, {}, new Map(), callers, (file) => file);
+		const file = {
+			absolute: (named: string) => named,
+			secrets: () => ({ secrets: { current: [] }, faults: [] }),
+			noCertificate: () => undefined,
+		};
+		const { route, faults } = compileRoute(name, spec, {}, new Map(), callers, file);
 		assert.deepEqual(faults, []);
 		return route!;
 	};

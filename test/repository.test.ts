@@ -29,6 +29,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	errors: [],
 	delivery: [],
 	secret: [],
+	spelling: [],
 	'steps/step': [],
 	'runs/run': ['steps/step'],
 	// Parts that stand alone.
@@ -46,10 +47,10 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	'routes/parameters': ['delivery', 'errors'],
 	'routes/template': ['routes/parameters'],
 	'triggers/name': [],
-	steps: ['steps/step', 'triggers/name', 'routes/parameters', 'routes/template', 'log', 'errors'],
+	steps: ['steps/step', 'secret', 'triggers/name', 'routes/parameters', 'routes/template', 'log', 'errors'],
 	routes: [
 		...['delivery', 'errors', 'log', 'auth', 'sources', 'routes/parameters', 'routes/template', 'steps'],
-		...['steps/step', 'runs/run'],
+		...['steps/step', 'runs/run', 'spelling'],
 	],
 	// Doing it.
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
@@ -69,6 +70,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		'routes/parameters',
 		'routes/template',
 		'steps',
+		'spelling',
 	],
 	metrics: ['runs', 'runs/run', 'config'],
 	http: [

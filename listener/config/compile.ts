@@ -1,6 +1,7 @@
 /** From files that were read to one frozen Config, or to everything that is wrong with them. */
 
 import crypto from 'node:crypto';
+import fs from 'node:fs';
 import path from 'node:path';
 import type { z } from 'zod';
 import { type Access, isOpen } from '../auth/auth.ts';
@@ -119,7 +120,7 @@ class Compiler {
 		const { main, included } = this.#sources;
 		for (const source of [main, ...included]) {
 			for (const { line, column, key, message } of source.yaml?.faults ?? []) {
-				const secret = key[0] === 'auth' || key.includes('secret');
+				const secret = key[0] === 'auth' || key.some((part) => secretKeys.has(part));
 				const told = secret
 					? message.replace(/^.* would be read as the number .*$/s, changingNumber)
 					: message;
@@ -327,7 +328,11 @@ class Compiler {
 				defaults,
 				this.#patterns,
 				callers,
-				(file) => absolute(source, file),
+				{
+					absolute: (file) => absolute(source, file),
+					secrets: (spec) => this.#secrets.read(spec, directory),
+					noCertificate,
+				},
 			);
 			for (const fault of [...callers.faults, ...compiled.faults]) {
 				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
@@ -372,6 +377,22 @@ class Compiler {
 		}
 	}
 }
+
+/** Why there is no certificate in PEM form in a file; undefined when there is one. */
+function noCertificate(file: string): string | undefined {
+	try {
+		new crypto.X509Certificate(fs.readFileSync(file));
+		return undefined;
+	} catch (error) {
+		const { code, syscall, message } = error as NodeJS.ErrnoException;
+		if (code === 'ENOENT') return `${file} does not exist`;
+		if (syscall !== undefined) return `${file} cannot be read by the user the listener runs as (${code})`;
+		return `${file} holds no certificate in PEM form (${message})`;
+	}
+}
+
+/** Below these a value may be a secret. */
+const secretKeys: ReadonlySet<Key[number]> = new Set(['secret', 'headers', 'bearer', 'password']);
 
 /** What a route is taken to run as long as that part of it is wrong. */
 function standIns(value: unknown): Readonly<Record<string, unknown>> {

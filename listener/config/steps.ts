@@ -2,6 +2,7 @@
 
 import { z } from 'zod';
 import { longestDelay } from '../runs/run.ts';
+import { secretSchema } from '../secret.ts';
 import type { StepSpec } from '../steps/compile.ts';
 import { type HttpSpec, type RequestMethod, requestMethods, type StatusRange } from '../steps/http.ts';
 import { duration, oneOrMore, scalarText, someText } from './values.ts';
@@ -61,6 +62,9 @@ const status = z
 		return z.NEVER;
 	});
 
+const secretSentence =
+	'has to be text (in quotes), or where it is: { file: … }, { env: … } or { credential: … }';
+
 /** These say how a request is cut out of the connection. */
 const framing = /^(connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade|expect)$/;
 
@@ -69,9 +73,15 @@ const headers = z.record(
 		.string()
 		.regex(/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/, { error: 'is no name for a header' })
 		.refine((name) => !framing.test(name.toLowerCase()), { error: 'is set by the listener itself' }),
-	scalarText.refine((value) => /^[\t\x20-\x7e\x80-\xff]*$/.test(value), {
-		error: 'has to be one line of Latin letters',
-	}),
+	z.union(
+		[
+			scalarText.refine((value) => /^[\t\x20-\x7e\x80-\xff]*$/.test(value), {
+				error: 'has to be one line of Latin letters',
+			}),
+			secretSchema,
+		],
+		{ error: secretSentence },
+	),
 );
 
 const http: z.ZodType<HttpSpec> = z
@@ -79,11 +89,25 @@ const http: z.ZodType<HttpSpec> = z
 		method: requestMethod.optional().meta({
 			description: 'The HTTP method. Default: post with json or body, otherwise get.',
 		}),
-		url: someText.meta({
+		url: z.union([someText, secretSchema], { error: secretSentence }).meta({
 			description:
-				'Where the request goes. May hold {{name}} in its path and query, where the value is percent-encoded.',
+				'Where the request goes. May hold {{name}} in its path and query, where the value is percent-encoded. Or where the url is, when it is a secret.',
 		}),
-		headers: headers.optional().meta({ description: 'Headers of the request. A value may hold {{name}}.' }),
+		headers: headers.optional().meta({
+			description:
+				'Headers of the request. A value may hold {{name}}, or say where it is, when it is a secret.',
+		}),
+		bearer: secretSchema.optional().meta({ description: 'A token, sent as Authorization: Bearer.' }),
+		basic: z
+			.strictObject({
+				user: z
+					.string()
+					.regex(/^[^:\p{Cc}]+$/u, { error: 'must have at least one character, and no colon' })
+					.meta({ description: "The user's name." }),
+				password: secretSchema.meta({ description: "The user's password." }),
+			})
+			.optional()
+			.meta({ description: 'A user and password, sent as Authorization: Basic.' }),
 		json: z.unknown().optional().meta({
 			description: 'The body as JSON: any value; its texts may hold {{name}}.',
 		}),
@@ -129,6 +153,8 @@ export const stepSchema: z.ZodType<StepSpec> = z
 		}),
 	})
 	.meta({
+		// So that the JSON Schema holds it once.
+		id: 'step',
 		description: 'One thing that a run does: exactly one of command, http, trigger.',
 		oneOf: [{ required: ['command'] }, { required: ['http'] }, { required: ['trigger'] }],
 	});

@@ -10,7 +10,7 @@ import type { SecretSpec } from '../secret.ts';
 import type { Source } from '../sources/kind.ts';
 import { compileVariables } from '../steps/command.ts';
 import { compileStep, type StepSpec } from '../steps/compile.ts';
-import type { CompiledStep, StepPlace, StepSecret } from '../steps/kind.ts';
+import type { CompiledStep, StepFile, StepPlace, StepSecret } from '../steps/kind.ts';
 import type { SecretPlace } from '../steps/step.ts';
 import type { Expression } from './expressions.ts';
 import {
@@ -192,7 +192,7 @@ export const fingerprintMark = '{{fingerprint}}';
 /**
  * Compiles a route. It is there exactly when there are no faults; otherwise every fault is.
  * @param patterns shared by all routes of a configuration
- * @param absolute a path of the file as it is meant, relative to that file's directory
+ * @param file the file that the route stands in
  */
 export function compileRoute(
 	name: string,
@@ -200,7 +200,7 @@ export function compileRoute(
 	defaults: SharedSpec,
 	patterns: Patterns,
 	{ access, source, fingerprints }: Callers,
-	absolute: (file: string) => string,
+	file: StepFile,
 ): { route?: Route; faults: RouteFault[] } {
 	const faults: RouteFault[] = [];
 	const path = parsePath(spec.path ?? name);
@@ -215,7 +215,7 @@ export function compileRoute(
 		text === undefined ? undefined : texts.where({}).compile(text, 'concurrency', key);
 	const group = optional(spec.concurrency?.group, 'group');
 	const lockfile = optional(spec.concurrency?.lockfile, 'lockfile');
-	const { secrets, ...steps } = compileSteps(spec, defaults, { texts, rules, absolute });
+	const { secrets, ...steps } = compileSteps(spec, defaults, { ...file, texts, rules });
 	faults.push(...texts.faults);
 	const answers = compileAnswers(spec.respond ?? {}, faults);
 
@@ -310,7 +310,7 @@ interface RouteSteps {
 function compileSteps(
 	spec: RouteSpec,
 	defaults: SharedSpec,
-	{ texts, ...around }: Pick<StepPlace, 'texts' | 'rules' | 'absolute'>,
+	{ texts, ...around }: Omit<StepPlace, 'commands' | 'keep'>,
 ): RouteSteps {
 	const secrets = new Map<string, { use: string; secret: StepSecret }>();
 	const cwd = spec.cwd ?? defaults.cwd;

@@ -16,6 +16,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import tls from 'node:tls';
 import type { ParameterRules, Parameters } from '../routes/parameters.ts';
 import { compileTemplate, completeText, type PlannedText, type Template } from '../routes/template.ts';
+import type { SecretSpec } from '../secret.ts';
 import type { CompiledStep, StepPlace, StepSecret } from './kind.ts';
 import {
 	done,
@@ -38,12 +39,13 @@ export type StatusRange = readonly [number, number];
 export interface HttpSpec {
 	/** Absent: POST with a body, GET without. */
 	readonly method?: RequestMethod | undefined;
-	readonly url: string | StepSecret;
-	readonly headers?: Readonly<Record<string, string | StepSecret>> | undefined;
-	/** A token for `Authorization: Bearer`. */
-	readonly bearer?: StepSecret | undefined;
+	/** Text may hold `{{name}}` behind the server. */
+	readonly url: SecretSpec;
+	readonly headers?: Readonly<Record<string, SecretSpec>> | undefined;
+	/** A token for `Authorization: Bearer`. Of several secrets the first is sent, here as everywhere below. */
+	readonly bearer?: SecretSpec | undefined;
 	/** For `Authorization: Basic`. */
-	readonly basic?: { readonly user: string; readonly password: StepSecret } | undefined;
+	readonly basic?: { readonly user: string; readonly password: SecretSpec } | undefined;
 	/** Any value of YAML; its texts may hold `{{name}}`. */
 	readonly json?: unknown;
 	readonly body?: string | undefined;
@@ -91,6 +93,8 @@ export interface PlannedHttp extends PlannedStep {
  * Headers that are kept with a run as they are. Any other that routes.yaml spells out may be a key to something, and stays there.
  */
 const harmless = /^(accept(-language)?|content-(type|language)|user-agent|x-request-id)$/;
+/** Headers that say of themselves that they are one; they are masked, too, as secrets that stand elsewhere are. */
+const telling = /auth|cookie|key|pass|secret|signature|token/;
 
 /** The server's part of a url, and the rest. */
 const urlParts = /^(https?:\/\/[^/?#\\]*)(.*)$/is;
@@ -98,7 +102,7 @@ const urlParts = /^(https?:\/\/[^/?#\\]*)(.*)$/is;
 /** Checks a request once, at load, and gives what makes plans of it. */
 export function compileHttp(spec: HttpSpec, place: StepPlace): CompiledStep {
 	const texts = place.texts.at('http');
-	const use = hash('sha256', typeof spec.url === 'string' ? spec.url : JSON.stringify(spec.url)).slice(0, 16);
+	const use = hash('sha256', JSON.stringify(spec.url)).slice(0, 16);
 	const secrets: SecretPlace[] = [];
 	const keep = (secret: StepSecret, ...key: string[]) => {
 		const at = texts.place(...key);
@@ -106,18 +110,34 @@ export function compileHttp(spec: HttpSpec, place: StepPlace): CompiledStep {
 		secrets.push({ place: at, use });
 		return { secret: at };
 	};
+	const read = (written: SecretSpec, ...key: string[]): StepSecret => {
+		const { secrets, faults } = place.secrets(written);
+		for (const fault of faults) texts.fault(fault.message, ...key, ...fault.key);
+		return { reveal: () => secrets.current[0]?.reveal().toString() ?? '' };
+	};
 
 	const url =
-		typeof spec.url === 'string' ? compileUrl(spec.url, { ...place, texts }) : keep(spec.url, 'url');
+		typeof spec.url === 'string'
+			? compileUrl(spec.url, { ...place, texts })
+			: keep(read(spec.url, 'url'), 'url');
 	const headers = Object.entries(spec.headers ?? {}).map(([written, value]) => {
 		const name = written.toLowerCase();
-		if (typeof value !== 'string') return [name, keep(value, 'headers', name)] as const;
+		if (typeof value !== 'string')
+			return [name, keep(read(value, 'headers', written), 'headers', name)] as const;
 		const template = texts.compile(value, 'headers', written);
 		if (!template.isPlain || harmless.test(name)) return [name, template] as const;
-		return [name, keep({ reveal: () => value }, 'headers', name)] as const;
+		const masked = telling.test(name) && value !== '';
+		return [name, keep(masked ? read(value) : { reveal: () => value }, 'headers', name)] as const;
 	});
-	if (spec.bearer) headers.push(['authorization', keep(bearer(spec.bearer), 'bearer')]);
-	if (spec.basic) headers.push(['authorization', keep(basic(spec.basic), 'basic')]);
+	if (spec.bearer) {
+		const token = read(spec.bearer, 'bearer');
+		headers.push(['authorization', keep({ reveal: () => `Bearer ${token.reveal()}` }, 'bearer')]);
+	}
+	if (spec.basic) {
+		const password = read(spec.basic.password, 'basic', 'password').reveal();
+		const encoded = read(Buffer.from(`${spec.basic.user}:${password}`).toString('base64'));
+		headers.push(['authorization', keep({ reveal: () => `Basic ${encoded.reveal()}` }, 'basic')]);
+	}
 	checkHeaders(headers, texts);
 	const json = spec.json === undefined ? undefined : compileJson(spec.json, texts, ['json']);
 	const body = spec.body === undefined ? undefined : texts.compile(spec.body, 'body');
@@ -127,6 +147,10 @@ export function compileHttp(spec: HttpSpec, place: StepPlace): CompiledStep {
 	if (type !== undefined && (method === 'GET' || method === 'HEAD'))
 		texts.fault(`has no body, so that "json" and "body" have no place here`, 'method');
 
+	const ca = spec.ca === undefined ? null : place.absolute(spec.ca);
+	const unusable = ca === null ? undefined : place.noCertificate(ca);
+	if (unusable !== undefined) texts.fault(unusable, 'ca');
+
 	const planned = {
 		kind: 'http',
 		method,
@@ -135,7 +159,7 @@ export function compileHttp(spec: HttpSpec, place: StepPlace): CompiledStep {
 		attempts: spec.retry?.attempts ?? 1,
 		delay: spec.retry?.delay ?? 10_000,
 		followRedirects: spec.follow_redirects ?? false,
-		ca: spec.ca === undefined ? null : place.absolute(spec.ca),
+		ca,
 		...(secrets.length === 0 ? {} : { secrets }),
 	} as const;
 	return {
@@ -151,14 +175,6 @@ export function compileHttp(spec: HttpSpec, place: StepPlace): CompiledStep {
 			body: json ? { json: json(parameters) } : body ? { text: body.plan(parameters) } : null,
 		}),
 	};
-}
-
-function bearer(token: StepSecret): StepSecret {
-	return { reveal: () => `Bearer ${token.reveal()}` };
-}
-
-function basic({ user, password }: NonNullable<HttpSpec['basic']>): StepSecret {
-	return { reveal: () => `Basic ${Buffer.from(`${user}:${password.reveal()}`).toString('base64')}` };
 }
 
 function checkHeaders(headers: readonly (readonly [string, unknown])[], texts: StepPlace['texts']): void {

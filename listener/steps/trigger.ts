@@ -34,8 +34,8 @@ export const trigger: StepKind<PlannedTrigger> = {
 
 export function compileTrigger(spec: TriggerSpec, { texts }: StepPlace): CompiledStep {
 	const template = texts.compile(spec.trigger, 'trigger');
-	// What it will be with values in it shows only then.
-	const refusal = template.isPlain ? refusedTriggerName(spec.trigger) : undefined;
+	// What a name with values in it will be shows only then.
+	const refusal = spec.trigger.includes('{{') ? undefined : refusedTriggerName(spec.trigger);
 	if (refusal !== undefined) texts.fault(refusal, 'trigger');
 	return { plan: (parameters) => ({ kind: 'trigger', name: template.plan(parameters) }) };
 }
