@@ -577,6 +577,43 @@ for (const [engine, open] of Object.entries(engines)) {
 		await store.close();
 	});
 
+	withStore('counts triggers up, each time by one, however many do at once', async (store) => {
+		assert.equal(await store.trigger('a'), undefined);
+		const before = Date.now();
+		const counts = await Promise.all(
+			Array.from({ length: 100 }, (_, i) => store.countTrigger(i % 2 ? 'a' : 'b')),
+		);
+		assert.deepEqual(
+			counts.map(({ name, count }) => [name, count]),
+			Array.from({ length: 100 }, (_, i) => [i % 2 ? 'a' : 'b', Math.floor(i / 2) + 1]),
+		);
+		await Promise.all([store.countTrigger('a'), acceptOne(store), store.countTrigger('a')]);
+		const { countedAt, ...a } = (await store.trigger('a'))!;
+		assert.deepEqual(a, { name: 'a', count: 52 });
+		assert.ok(countedAt >= before && countedAt <= Date.now());
+	});
+
+	withStore('lists triggers by name, a few at a time', async (store) => {
+		for (const name of ['b', 'a/b', 'C', 'a']) await store.countTrigger(name);
+		const names = async (after: string, limit: number) =>
+			(await store.triggersAfter(after, limit)).map(({ name }) => name);
+		assert.deepEqual(await names('', 3), ['C', 'a', 'a/b']);
+		assert.deepEqual(await names('a/b', 3), ['b']);
+		assert.deepEqual(await names('b', 3), []);
+	});
+
+	test(`${engine}: keeps the counts of triggers`, async () => {
+		const dir = directory();
+		const store = open(dir);
+		await Promise.all([store.countTrigger('a'), store.countTrigger('a'), store.countTrigger('b')]);
+		await store.close();
+		await assert.rejects(store.countTrigger('a'), StoreUnavailable);
+		const again = open(dir);
+		assert.equal((await again.trigger('a'))?.count, 2);
+		assert.equal((await again.countTrigger('b')).count, 2);
+		await again.close();
+	});
+
 	withStore('leaves a run running that must not be run twice', async (store) => {
 		const { plan } = offer();
 		const fail = await acceptOne(store, { group: 'fail', plan: { ...plan, onCrash: 'fail' } });
