@@ -4,12 +4,13 @@
  */
 
 import type { Writable } from 'node:stream';
+import { StringDecoder } from 'node:string_decoder';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { Client, type PlaceOptions, placeOf, tokenOf, usualUrl } from './client.ts';
 import { ListenerRefused, ListenerUnreachable, OutputLost } from './errors.ts';
 import { hasEnded, type RunState, runStates, type WaitsFor } from './runs/run.ts';
-import { age, type Field, SafeText, span, type TableForm, table, visible } from './terminal.ts';
+import { age, BareText, type Field, SafeText, span, type TableForm, table, visible } from './terminal.ts';
 
 /** Exit statuses of `logs -f`, which tell what became of the run: 0 it succeeded. They differ from 1, "could not follow". */
 const outcomes: Partial<Record<RunState, number>> = { succeeded: 0, failed: 3, cancelled: 4 };
@@ -91,6 +92,11 @@ interface RunsOptions extends AskOptions {
 	readonly limit?: number;
 }
 
+interface LogsOptions {
+	readonly follow?: boolean;
+	readonly raw?: boolean;
+}
+
 /** Adds the commands to a command line. They throw ListenerUnreachable and ListenerRefused. */
 export function addOperatorCommands(program: Command, surroundings: Surroundings): void {
 	const add = (usage: string, description: string, examples: string) =>
@@ -142,8 +148,9 @@ export function addOperatorCommands(program: Command, surroundings: Surroundings
 	)
 		.argument('<run>', theRun, runArgument)
 		.option('-f, --follow', 'go on until the run has ended, also over a restart of the listener')
-		.action((run: string, options: AskOptions & { follow?: boolean }) =>
-			act(options, (operator) => operator.logs(run, options.follow === true)),
+		.option('--raw', 'print the bytes exactly as the run did, whatever they do to a terminal')
+		.action((run: string, options: AskOptions & LogsOptions) =>
+			act(options, (operator) => operator.logs(run, options)),
 		);
 
 	add('cancel', 'end a run that waits or is under way', '  $ puppet-webhook cancel last')
@@ -329,26 +336,26 @@ class Operator {
 	}
 
 	/** Gives what became of the run when it is followed, see `outcomes`. */
-	async logs(given: string, follow: boolean): Promise<number> {
+	async logs(given: string, { follow = false, raw = false }: LogsOptions): Promise<number> {
 		const run = await this.#run(given);
 		const { stdout, colour } = this.#surroundings;
-		const safe = stdout.isTTY ? new SafeText(colour) : undefined;
+		const text = raw ? undefined : stdout.isTTY ? new SafeText(colour) : new PipedText();
 		const live = follow && !hasEnded(run.state);
 		const interrupt = live ? this.#surroundings.interrupt() : undefined;
 		if (!follow && run.state === 'queued') this.#say(`run ${run.id} is queued and has printed nothing yet`);
 		try {
-			const parts = interrupt ? this.#follow(run, interrupt) : this.#kept(run, safe !== undefined);
+			const parts = interrupt ? this.#follow(run, interrupt) : this.#kept(run, stdout.isTTY === true && !raw);
 			for (;;) {
 				const { done, value } = await parts.next();
 				if (done) return follow ? this.#outcome(value) : 0;
-				if (!(await this.#write(safe?.write(value) ?? value))) return 0;
+				if (!(await this.#write(text?.write(value) ?? value))) return 0;
 			}
 		} catch (error) {
 			if (!interrupt?.aborted) throw error;
 			this.#say(`run ${run.id} goes on; "puppet-webhook cancel ${run.id}" ends it`);
 			return interrupted;
 		} finally {
-			if (safe) await this.#write(safe.end());
+			if (text) await this.#write(text.end());
 		}
 	}
 
@@ -491,6 +498,20 @@ class Operator {
 				else reject(new OutputLost(`standard output cannot be written: ${error.message}`));
 			});
 		});
+	}
+}
+
+/** Output for a file or another program, which no escape sequence means anything to. */
+class PipedText {
+	readonly #decoder = new StringDecoder('utf8');
+	readonly #bare = new BareText();
+
+	write(bytes: Buffer): string {
+		return this.#bare.write(this.#decoder.write(bytes));
+	}
+
+	end(): string {
+		return this.#bare.write(this.#decoder.end());
 	}
 }
 

@@ -190,3 +190,67 @@ export class SafeText {
 		return found;
 	}
 }
+
+/** Characters of a sequence that carries text (a title, a link, a picture) at most; what goes on for longer is shown. */
+const longestString = 4096;
+
+/** What begins a sequence or is one by itself: all control characters but tab and the two of line ends. */
+const control = /(?![\t\n\r])\p{Cc}/gu;
+
+/**
+ * Takes out of a text what only a terminal obeys: colours, places, titles, links, bells. A sequence may be torn between two
+ * pieces. One that never ends hides nothing: it is over at the end of its line, or when it is longer than any that is meant.
+ */
+export class BareText {
+	/** Within a sequence: behind its escape character, among the numbers of a CSI sequence, in a string, or at what may be its end. */
+	#inside: 'nothing' | 'escape' | 'numbers' | 'string' | 'end' = 'nothing';
+	#length = 0;
+
+	write(text: string): string {
+		let bare = '';
+		for (let at = 0; at < text.length; ) {
+			if (this.#inside === 'nothing') {
+				control.lastIndex = at;
+				const found = control.exec(text)?.index ?? text.length;
+				bare += text.slice(at, found);
+				at = found + 1;
+				if (found < text.length) this.#begin(text.charCodeAt(found));
+			} else if (this.#take(text.charCodeAt(at))) at++;
+		}
+		return bare;
+	}
+
+	#begin(code: number): void {
+		this.#length = 0;
+		if (code === 0x1b) this.#inside = 'escape';
+		// The same in one character: CSI, and the beginnings of strings.
+		else if (code === 0x9b) this.#inside = 'numbers';
+		else if ([0x90, 0x98, 0x9d, 0x9e, 0x9f].includes(code)) this.#inside = 'string';
+	}
+
+	/** Goes one character on within a sequence; false when that is no part of it any more. */
+	#take(code: number): boolean {
+		const before = this.#inside;
+		const printing = code >= 0x20 && code < 0x7f;
+		this.#inside = 'nothing';
+		if (before === 'string') {
+			if (code === 0x0a || ++this.#length > longestString) return false;
+			if (code === 0x07 || code === 0x9c) return true;
+			this.#inside = code === 0x1b ? 'end' : 'string';
+			return true;
+		}
+		if (before === 'end' && code !== 0x5c) {
+			this.#inside = 'escape';
+			return false;
+		}
+		if (!printing || ++this.#length > longestSequence) return false;
+		if (before === 'numbers') {
+			if (code < 0x40) this.#inside = 'numbers';
+		} else if (before === 'escape') {
+			if (code < 0x30) this.#inside = 'escape';
+			else if (code === 0x5b) this.#inside = 'numbers';
+			else if ('PX]^_'.includes(String.fromCharCode(code))) this.#begin(0x90);
+		}
+		return true;
+	}
+}

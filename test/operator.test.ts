@@ -175,9 +175,10 @@ describe('the commands of an operator', () => {
 		assert.match(none.stderr, /^there is no run .*begins with zzz/);
 	});
 
-	test('logs gives a pipe the exact bytes', async () => {
+	test('logs gives a pipe what is no terminal matter, and with --raw the exact bytes', async () => {
 		const id = await ended(listener, 'bytes');
-		const bytes = execFileSync(process.execPath, [program, 'logs', id, '--url', listener.url]);
+		assert.equal((await ask('logs', id)).stdout, 'a�redup\r\u202ez\n');
+		const bytes = execFileSync(process.execPath, [program, 'logs', id, '--raw', '--url', listener.url]);
 		assert.deepEqual(
 			bytes.toString('latin1'),
 			'a\xff\x1b[31mred\x1b[0m\x1b]52;c;aGk=\x07\x1b[2J\x1b[1Aup\r\xe2\x80\xaez\n',

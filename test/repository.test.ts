@@ -86,7 +86,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 			'routes/parameters',
 			'steps',
 		],
-		...['runs', 'runs/run', 'triggers', 'config'],
+		...['runs', 'runs/run', 'triggers', 'config', 'terminal'],
 	],
 	// A client of what http answers, which it knows by the documents only.
 	client: ['errors', 'config', 'terminal'],

@@ -28,7 +28,7 @@ import {
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { Rates } from './rates.ts';
-import { asText, bytesOf, plainTextType, sendEvents, sendStream } from './streams.ts';
+import { asText, bytesOf, plainTextType, sendEvents, sendStream, textForm } from './streams.ts';
 import { endOfWaiting } from './waiting.ts';
 
 /** Runs or triggers on a page unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
@@ -107,16 +107,16 @@ export function serveEndpoints(
 
 	router.get('/-/runs/:id/output', async (ctx) => {
 		const run = await runNamed(ctx.params.id ?? '');
-		const { form, from, follow, again } = outputRequest(ctx);
+		const { form, from, follow, again, text } = outputRequest(ctx);
 		if (ctx.method === 'HEAD') return answerEmpty(ctx, 200);
 		// An EventSource sends its request again when its stream has ended. 204 is the word to stop.
 		if (again && hasEnded(run.state) && from >= run.outputSize) return answerEmpty(ctx, 204);
 
 		const signal = endOfWaiting(ctx, stopping, Number.POSITIVE_INFINITY);
 		const parts = follow ? outputs.follow(run.id, from, signal) : outputs.read(run.id, from);
-		if (form === 'events') return sendEvents(ctx, parts, () => runNamed(run.id));
+		if (form === 'events') return sendEvents(ctx, parts, () => runNamed(run.id), text);
 		if (form === 'bytes') return sendStream(ctx, 'application/octet-stream', bytesOf(parts));
-		return sendStream(ctx, plainTextType, asText(parts));
+		return sendStream(ctx, plainTextType, asText(parts, text));
 	});
 
 	router.get('/-/triggers', async (ctx) => {
@@ -208,9 +208,12 @@ function outputRequest(ctx: Context) {
 	const from =
 		read('from', again ? String(lastEvent) : query.from, wholeNumber(0), 'is no offset in bytes') ?? 0;
 	const follow = read('follow', query.follow, flag, 'is neither true nor false') ?? false;
-	if (preferredForm(ctx) === 'events') return { form: 'events', from, follow: true, again } as const;
+	const keepOrStrip = (value: string) => (value === 'strip' || value === 'keep' ? value : undefined);
+	const ansi = read('ansi', query.ansi, keepOrStrip, 'is neither keep nor strip');
+	const text = ansi === undefined ? textForm(ctx) : { bare: ansi === 'strip' };
+	if (preferredForm(ctx) === 'events') return { form: 'events', from, follow: true, again, text } as const;
 	const bytes = ctx.accepts('text/plain', 'application/octet-stream') === 'application/octet-stream';
-	return { form: bytes ? 'bytes' : 'text', from, follow, again } as const;
+	return { form: bytes ? 'bytes' : 'text', from, follow, again, text } as const;
 }
 
 /** A route as `/-/routes` tells it: what callers need to know, and nothing of what it runs. */

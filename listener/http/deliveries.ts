@@ -31,7 +31,7 @@ import { type ArrivedBody, BodyReader } from './body.ts';
 import { confirm } from './confirmation.ts';
 import { parseQuery } from './forms.ts';
 import { Rates } from './rates.ts';
-import { asTextWithEnd, lastText, plainTextType, sendEvents, sendStream } from './streams.ts';
+import { asTextWithEnd, lastText, plainTextType, sendEvents, sendStream, textForm } from './streams.ts';
 import { endOfWaiting, waitOf } from './waiting.ts';
 
 /** A request on its way through; what is found out about it ends up in the log and the metrics. */
@@ -169,20 +169,21 @@ export class Deliveries {
 	async #answerLater(ctx: Context, route: Route, runs: readonly Run[], wait: number): Promise<void> {
 		const signal = endOfWaiting(ctx, this.#stopping, wait);
 		const form = preferredForm(ctx);
+		const text = textForm(ctx);
 		const exact = route.respond.succeeded !== undefined || route.respond.failed !== undefined;
 		const [only] = runs;
 		if (form === 'json' || runs.length > 1 || only === undefined || (form === 'text' && exact)) {
 			const ended = await Promise.all(runs.map(({ id }) => this.#queue.ended(id, { signal })));
 			if (ended.every(({ state }) => hasEnded(state))) {
-				const outputs = await Promise.all(ended.map((run) => lastText(this.#outputs, run)));
+				const outputs = await Promise.all(ended.map((run) => lastText(this.#outputs, run, text)));
 				answerEnded(ctx, route, ended, outputs);
 			} else answerAccepted(ctx, route.respond.accepted, ended);
 			return;
 		}
 		const parts = this.#outputs.follow(only.id, 0, signal);
 		const end = async () => (await this.#queue.get(only.id)) ?? only;
-		if (form === 'text') await sendStream(ctx, plainTextType, asTextWithEnd(parts, end));
-		else await sendEvents(ctx, parts, end);
+		if (form === 'text') await sendStream(ctx, plainTextType, asTextWithEnd(parts, end, text));
+		else await sendEvents(ctx, parts, end, text);
 	}
 }
 

@@ -8,6 +8,7 @@ import { StringDecoder } from 'node:string_decoder';
 import type { Context } from 'koa';
 import type { OutputPart, Outputs } from '../runs/output.ts';
 import type { Run } from '../runs/run.ts';
+import { BareText } from '../terminal.ts';
 import { type OutputText, runJson, runUrl } from './answers.ts';
 
 /** Milliseconds between signs of life on an event stream: proxies cut connections that are silent for 60 s. */
@@ -51,10 +52,15 @@ export async function sendStream(
 }
 
 /** Sends output as an event stream, see `asEvents`. */
-export async function sendEvents(ctx: Context, parts: Parts, end: () => Promise<Run>): Promise<void> {
+export async function sendEvents(
+	ctx: Context,
+	parts: Parts,
+	end: () => Promise<Run>,
+	form: TextForm = {},
+): Promise<void> {
 	const alive = setInterval(() => ctx.res.write(':\n\n'), signOfLifeEvery);
 	try {
-		await sendStream(ctx, 'text/event-stream', asEvents(parts, end));
+		await sendStream(ctx, 'text/event-stream', asEvents(parts, end, form));
 	} finally {
 		clearInterval(alive);
 	}
@@ -76,14 +82,38 @@ function drained(res: ServerResponse): Promise<void> {
 	});
 }
 
+/** How output is told as text. */
+export interface TextForm {
+	/** Without escape sequences and control characters, for readers that are no terminal. */
+	readonly bare?: boolean;
+}
+
+/**
+ * Whether the caller wants text without escape sequences: `Prefer: ansi=strip`, for routes too, whose query is their own.
+ * Sets `Preference-Applied`.
+ */
+export function textForm(ctx: Context): TextForm {
+	const { prefer } = ctx.req.headers;
+	if (prefer === undefined || !/(?:^|,)\s*ansi\s*=\s*"?strip"?\s*(?:[,;]|$)/i.test(String(prefer))) return {};
+	ctx.append('Preference-Applied', 'ansi=strip');
+	return { bare: true };
+}
+
+function filter({ bare }: TextForm): (text: string) => string {
+	if (!bare) return (text) => text;
+	const filtered = new BareText();
+	return (text) => filtered.write(text);
+}
+
 /** Output as text. A character is never torn; what is no UTF-8 becomes U+FFFD; a cut is said on a line of its own. */
-export async function* asText(parts: Parts): AsyncGenerator<string> {
+export async function* asText(parts: Parts, form: TextForm = {}): AsyncGenerator<string> {
 	const decoder = new StringDecoder('utf8');
+	const shown = filter(form);
 	for await (const part of parts) {
-		if (part.cut) yield `${decoder.end()}\n${cutLine(part.cut)}\n`;
-		yield decoder.write(part.bytes);
+		if (part.cut) yield `${shown(`${decoder.end()}\n`)}${cutLine(part.cut)}\n`;
+		yield shown(decoder.write(part.bytes));
 	}
-	yield decoder.end();
+	yield shown(decoder.end());
 }
 
 function cutLine({ from, to }: { readonly from: number; readonly to: number }): string {
@@ -96,9 +126,13 @@ export async function* bytesOf(parts: Parts): AsyncGenerator<Buffer> {
 }
 
 /** The same as text, and what became of the run at the end, as a line of its own unless it succeeded. */
-export async function* asTextWithEnd(parts: Parts, end: () => Promise<Run>): AsyncGenerator<string> {
+export async function* asTextWithEnd(
+	parts: Parts,
+	end: () => Promise<Run>,
+	form: TextForm = {},
+): AsyncGenerator<string> {
 	let last = '\n';
-	for await (const text of asText(parts)) {
+	for await (const text of asText(parts, form)) {
 		if (text !== '') last = text;
 		yield text;
 	}
@@ -124,14 +158,15 @@ function endLine(run: Run): string {
  * Output as events: `output`, a line each, whose id is the offset behind it; at the end `run`, the run as JSON. A browser that
  * lost its connection sends the last id back and misses nothing.
  */
-async function* asEvents(parts: Parts, end: () => Promise<Run>): AsyncGenerator<string> {
+async function* asEvents(parts: Parts, end: () => Promise<Run>, form: TextForm): AsyncGenerator<string> {
+	const shown = filter(form);
 	let rest: Buffer = Buffer.alloc(0);
 	let offset = 0;
 	for await (const part of parts) {
 		let events = '';
 		// A cut, or a run that was started again and prints from the beginning: what came last goes no further.
 		if (part.from !== offset + rest.length && rest.length > 0) {
-			events += event('output', offset + rest.length, rest.toString());
+			events += event('output', offset + rest.length, shown(rest.toString()));
 			rest = Buffer.alloc(0);
 		}
 		if (rest.length === 0) offset = part.from;
@@ -142,14 +177,14 @@ async function* asEvents(parts: Parts, end: () => Promise<Run>): AsyncGenerator<
 			const length = newline >= 0 ? newline + 1 : bytes.length > longestLine ? wholeCharacters(bytes) : 0;
 			if (length === 0) break;
 			offset += length;
-			events += event('output', offset, bytes.toString('utf8', 0, newline >= 0 ? newline : length));
+			events += event('output', offset, shown(bytes.toString('utf8', 0, length)).replace(/\n$/, ''));
 			bytes = bytes.subarray(length);
 		}
 		rest = bytes;
 		yield events;
 	}
 	offset += rest.length;
-	if (rest.length > 0) yield event('output', offset, rest.toString());
+	if (rest.length > 0) yield event('output', offset, shown(rest.toString()));
 	yield event('run', offset, JSON.stringify(runJson(await end())));
 }
 
@@ -171,10 +206,10 @@ function event(name: string, id: number, data: string): string {
 const longestText = 1024 * 1024;
 
 /** The end of an ended run's output; where that begins within a character, behind it. */
-export async function lastText(outputs: Outputs, run: Run): Promise<OutputText> {
+export async function lastText(outputs: Outputs, run: Run, form: TextForm = {}): Promise<OutputText> {
 	if (run.outputSize === 0) return { text: '', from: 0 };
 	const from = Math.max(0, run.outputSize - longestText);
 	let text = '';
-	for await (const piece of asText(outputs.read(run.id, from))) text += piece;
+	for await (const piece of asText(outputs.read(run.id, from), form)) text += piece;
 	return { text: from === 0 ? text : text.replace(/^\uFFFD{1,3}/, ''), from };
 }

@@ -34,7 +34,7 @@ function preferredWait(ctx: Context, prefer: string, mayRespondAtOnce: boolean):
 	const seconds = /(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)/i.exec(prefer)?.[1];
 	if (seconds !== undefined) {
 		const ms = Math.min(Number(seconds) * 1000, longestWait);
-		ctx.set('Preference-Applied', `wait=${ms / 1000}`);
+		ctx.append('Preference-Applied', `wait=${ms / 1000}`);
 		return ms;
 	}
 	if (!mayRespondAtOnce || !/(?:^|,)\s*respond-async\s*(?:[,;]|$)/i.test(prefer)) return undefined;
