@@ -7,11 +7,12 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { parseDuration, parseSize } from '../listener/config/values.ts';
+import { eventOf, noCertificate } from '../listener/delivery.ts';
 import { BadParameters, BadRequest, MethodNotAllowed, NotFound } from '../listener/errors.ts';
+import { ExpressionCompiler, type Scope } from '../listener/routes/expressions.ts';
 import {
 	compileRule,
 	type ParameterRules,
-	type ParameterSources,
 	type ParameterSpec,
 	Parameters,
 	refusedName,
@@ -25,14 +26,21 @@ import { nearest } from '../listener/spelling.ts';
 function rulesOf(specs: Readonly<Record<string, ParameterSpec>>): ParameterRules {
 	return new Map(
 		Object.entries(specs).map(([name, spec]) => {
-			const compiled = compileRule(name, spec, false, new Map());
+			const compiled = compileRule(name, spec, [], new ExpressionCompiler());
 			assert.ok('rule' in compiled, JSON.stringify(compiled));
 			return [name, compiled.rule];
 		}),
 	);
 }
 
-const nowhere: ParameterSources = { path: {}, query: {}, body: undefined };
+const nowhere: Scope = {
+	path: {},
+	query: {},
+	body: undefined,
+	event: eventOf({ kind: 'call' }),
+	headers: {},
+	client: { ip: '127.0.0.1', loopback: true, ...noCertificate },
+};
 
 /** What became of one value under one rule: the text that a command would get, or the reason against it. */
 function outcome(
@@ -229,6 +237,7 @@ describe('parameters', () => {
 	test('are taken from the path, else the query, else the top level of the body', () => {
 		const rules = rulesOf({ a: {}, b: {}, c: {}, d: {} });
 		const { values } = resolveParameters(rules, {
+			...nowhere,
 			path: { a: 'path' },
 			query: { a: 'query', b: 'query' },
 			body: { a: 'body', b: 'body', c: 'body', nested: { d: 'deep' } },
@@ -309,7 +318,7 @@ describe('parameters', () => {
 
 describe('a rule', () => {
 	const faults = (spec: ParameterSpec, inPath = false) => {
-		const compiled = compileRule('it', spec, inPath, new Map());
+		const compiled = compileRule('it', spec, inPath ? ['it'] : [], new ExpressionCompiler());
 		return 'faults' in compiled
 			? compiled.faults.map(({ key, message }) => `${key.join('.')}: ${message}`)
 			: [];
@@ -393,7 +402,7 @@ describe('matching', () => {
 			secrets: () => ({ secrets: { current: [] }, faults: [] }),
 			noCertificate: () => undefined,
 		};
-		const { route, faults } = compileRoute(name, spec, {}, new Map(), callers, file);
+		const { route, faults } = compileRoute(name, spec, {}, new ExpressionCompiler(), callers, file);
 		assert.deepEqual(faults, []);
 		return route!;
 	};

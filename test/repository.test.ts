@@ -30,6 +30,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	delivery: [],
 	secret: [],
 	spelling: [],
+	spelling: [],
 	'steps/step': [],
 	'runs/run': ['steps/step'],
 	// Parts that stand alone.
@@ -44,13 +45,15 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// They verify as auth does, and Amazon's needs a certificate fetched.
 	sources: ['delivery', 'secret', 'errors', 'auth', 'config/values'],
 	// What a request asks for, and what will be done.
-	'routes/parameters': ['delivery', 'errors'],
+	'routes/meter': [],
+	'routes/expressions': ['delivery', 'spelling', 'routes/meter'],
+	'routes/parameters': ['delivery', 'errors', 'routes/expressions'],
 	'routes/template': ['routes/parameters'],
 	'triggers/name': [],
 	steps: ['steps/step', 'secret', 'triggers/name', 'routes/parameters', 'routes/template', 'log', 'errors'],
 	routes: [
 		...['delivery', 'errors', 'log', 'auth', 'sources', 'routes/parameters', 'routes/template', 'steps'],
-		...['steps/step', 'runs/run', 'spelling'],
+		...['steps/step', 'runs/run', 'spelling', 'routes/expressions', 'routes/meter'],
 	],
 	// Doing it.
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
@@ -71,6 +74,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		'routes/template',
 		'steps',
 		'spelling',
+		'routes/expressions',
 	],
 	metrics: ['runs', 'runs/run', 'config'],
 	http: [

@@ -8,7 +8,7 @@ import { type Access, isOpen } from '../auth/auth.ts';
 import type { AuthSpec } from '../auth/kinds.ts';
 import type { Fault } from '../errors.ts';
 import type { LogSettings } from '../log.ts';
-import type { Patterns } from '../routes/parameters.ts';
+import { ExpressionCompiler } from '../routes/expressions.ts';
 import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
 import { RouteTable } from '../routes/table.ts';
 import { compileTemplate } from '../routes/template.ts';
@@ -107,7 +107,7 @@ class Compiler {
 	readonly #notes: string[] = [];
 	readonly #routes = new Map<string, Declared>();
 	readonly #digests = new Map<string, string>();
-	readonly #patterns: Patterns = new Map();
+	readonly #expressions = new ExpressionCompiler();
 	readonly #secrets: SecretReader;
 
 	constructor(sources: Sources, environment: Environment | null) {
@@ -170,8 +170,9 @@ class Compiler {
 		return { ...found, config: Object.freeze(config), faults: [] };
 	}
 
-	#fault(source: Source, key: Key, at: 'key' | 'value', message: string): void {
-		const place = source.yaml?.place(key, at) ?? { line: 0, column: 0 };
+	/** @param offset into the text that is the value, in characters */
+	#fault(source: Source, key: Key, at: 'key' | 'value', message: string, offset = 0): void {
+		const place = source.yaml?.place(key, at, offset) ?? { line: 0, column: 0 };
 		this.#faults.push({ ...faultText(source, key, message), ...place });
 	}
 
@@ -326,7 +327,7 @@ class Compiler {
 				name,
 				{ ...data, ...cwd, ...concurrency },
 				defaults,
-				this.#patterns,
+				this.#expressions,
 				callers,
 				{
 					absolute: (file) => absolute(source, file),
@@ -335,7 +336,9 @@ class Compiler {
 				},
 			);
 			for (const fault of [...callers.faults, ...compiled.faults]) {
-				this.#fault(source, [...key, ...fault.key], fault.key.length === 0 ? 'key' : 'value', fault.message);
+				const offset = 'offset' in fault ? (fault.offset as number) : 0;
+				const at = fault.key.length === 0 ? 'key' : 'value';
+				this.#fault(source, [...key, ...fault.key], at, fault.message, offset);
 			}
 			// Who may call is not known of a route that says it wrongly, and so is whether that is too many.
 			const unsure = issues.some(({ key: [first] }) => first === 'auth' || first === 'source');

@@ -212,9 +212,20 @@ const defaults = z
 	})
 	.meta({ description: 'What routes have that do not say so themselves. Counts for included files too.' });
 
+/** Text, though YAML takes `true` for something else. */
+const expression = z
+	.union([z.string(), z.boolean()], { error: 'must be an expression, as text' })
+	.transform(String);
+
 const parameter = z
 	.strictObject({
 		description: z.string().optional().meta({ description: 'What the parameter is, for people.' }),
+		from: expression
+			.meta({
+				description:
+					"An expression in CEL that gives the value, such as body.project.name. Default: what has the parameter's name in the path, the query or the body.",
+			})
+			.optional(),
 		required: z.boolean().optional().meta({ description: 'Refuse calls without it (422). Default: false.' }),
 		default: z
 			.union([z.string(), z.number(), z.boolean()])
@@ -285,6 +296,12 @@ export const routeSchema: z.ZodType<RouteSpec> = z
 			description:
 				'What the source verifies deliveries with; its hash takes the place of {{fingerprint}} in the path.',
 		}),
+		when: expression
+			.meta({
+				description:
+					'A condition in CEL, such as event.branch == "main"; a delivery for which it is not true is answered 200 and runs nothing.',
+			})
+			.optional(),
 		params: z
 			.record(
 				z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, {

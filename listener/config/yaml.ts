@@ -40,6 +40,8 @@ interface Node {
 	readonly value: unknown;
 	/** How many values it holds, itself included, aliases counted as often as they are used. */
 	size: number;
+	/** How a scalar is written; undefined for what is none. */
+	readonly style?: ScalarEvent['style'];
 	readonly entries?: Map<string, Entry>;
 	readonly items?: Node[];
 }
@@ -60,15 +62,18 @@ export class YamlFile {
 	readonly value: unknown;
 	readonly faults: readonly YamlFault[];
 	readonly #root: Node | undefined;
+	readonly #text: string;
 	readonly #lines: Lines;
 
 	constructor(bytes: Buffer) {
 		const decoded = decode(bytes);
 		if ('fault' in decoded) {
+			this.#text = '';
 			this.#lines = new Lines('');
 			this.faults = [decoded.fault];
 			return;
 		}
+		this.#text = decoded.text;
 		this.#lines = new Lines(decoded.text);
 		const composer = new Composer(decoded.text, this.#lines);
 		this.#root = composer.document();
@@ -76,8 +81,11 @@ export class YamlFile {
 		this.faults = composer.faults;
 	}
 
-	/** Where a key or its value stands; for one that is not there, the nearest thing around it that is. */
-	place(key: Key, of: 'key' | 'value'): Place {
+	/**
+	 * Where a key or its value stands; for one that is not there, the nearest thing around it that is.
+	 * @param characters of the value, when it is text, that come before the place
+	 */
+	place(key: Key, of: 'key' | 'value', characters = 0): Place {
 		let node = this.#root;
 		let offset = Math.max(node?.offset ?? 0, 0);
 		for (const [index, part] of key.entries()) {
@@ -89,9 +97,43 @@ export class YamlFile {
 			offset = entry && byName ? entry.offset : next.offset;
 			node = next;
 		}
-		return this.#lines.place(offset);
+		return this.#lines.place(
+			node?.style === undefined || node.offset !== offset ? offset : within(this.#text, node, characters),
+		);
 	}
 }
+
+const blank = /\s/;
+
+/**
+ * Where a character of a scalar's value stands in the file. Line breaks and indentation are not in the value as they are in the
+ * file, while everything else is: so it is the other characters that are counted.
+ */
+function within(text: string, { offset, value, style }: Node, characters: number): number {
+	const read = String(value);
+	let left = [...read.slice(0, characters)].filter((character) => !blank.test(character)).length;
+	const atBlank = characters >= read.length || blank.test(read.charAt(characters));
+	const quoted = style === SCALAR_STYLE.SINGLE_QUOTED || style === SCALAR_STYLE.DOUBLE_QUOTED;
+	let at = quoted ? offset + 1 : offset;
+	while (at < text.length && !(left === 0 && atBlank)) {
+		const rest = text.slice(at, at + 10);
+		const escaped = escapes[style ?? 0]?.exec(rest)?.[0];
+		const unit = escaped ?? String.fromCodePoint(rest.codePointAt(0)!);
+		if (!blank.test(unit) && !blankEscape.test(unit)) {
+			if (left === 0) return at;
+			left--;
+		}
+		at += unit.length;
+	}
+	return at;
+}
+
+/** What stands for one character, by the style. */
+const escapes: Readonly<Record<number, RegExp>> = {
+	[SCALAR_STYLE.SINGLE_QUOTED]: /^''/,
+	[SCALAR_STYLE.DOUBLE_QUOTED]: /^\\(?:x[\da-fA-F]{2}|u[\da-fA-F]{4}|U[\da-fA-F]{8}|.)/s,
+};
+const blankEscape = /^\\[nrtvf \n\r_NLP]$/;
 
 /** Bytes as text, without a byte order mark. */
 function decode(bytes: Buffer): { text: string } | { fault: YamlFault } {
@@ -248,7 +290,7 @@ class Composer {
 		let value: unknown = text;
 		if (tag === '' && event.style === SCALAR_STYLE.PLAIN) value = this.#plain(text, offset);
 		else if (tag !== '' && tag !== '!' && tag !== '!!str') this.#fault(event.tagStart, unknownTag(tag));
-		return { offset, value, size: 1 };
+		return { offset, value, size: 1, style: event.style };
 	}
 
 	/** A value without quotes is null, true, false, a number, or text. */

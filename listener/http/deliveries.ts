@@ -3,17 +3,15 @@
 import type { Context } from 'koa';
 import type { VerifiedDelivery } from '../auth/auth.ts';
 import type { LiveConfig } from '../config/config.ts';
-import { type Body, type Client, type Delivery, type Event, eventOf } from '../delivery.ts';
+import type { Body, Client, Delivery } from '../delivery.ts';
 import { BadRequest, Busy, NotFound } from '../errors.ts';
 import type { DeliveryOutcome } from '../metrics.ts';
-import { type Decision, decide } from '../routes/decision.ts';
-import type { Scope } from '../routes/expressions.ts';
+import { type Decision, decide, read, scopeOf } from '../routes/decision.ts';
 import type { Parameters } from '../routes/parameters.ts';
 import type { Route } from '../routes/route.ts';
 import type { Outputs } from '../runs/output.ts';
 import type { Queue } from '../runs/queue.ts';
 import { hasEnded, idMaker, type NewRun, type Run } from '../runs/run.ts';
-import type { Reading } from '../sources/kind.ts';
 import type { Acceptance, DeliveryKey } from '../stores/store.ts';
 import {
 	answer,
@@ -55,9 +53,6 @@ export interface Entry {
 }
 
 type Query = Delivery['query'];
-
-/** A delivery that no source gives a meaning. */
-const plainCall: Reading = { kind: 'events', events: [eventOf({ kind: 'call' })] };
 
 export class Deliveries {
 	readonly #config: LiveConfig;
@@ -120,8 +115,9 @@ export class Deliveries {
 			if (decision.kind === 'run') offers.push(await this.#newRun(verified, route, decision, body));
 		}
 		if (offers.length === 0) {
-			const reasons = decisions.flatMap((decision) => (decision.kind === 'ignored' ? decision.reason : []));
-			return this.#ignore(ctx, entry, route, reasons);
+			const ignored = decisions.flatMap((decision) => (decision.kind === 'ignored' ? decision : []));
+			const why = ignored.map((decision) => decision.why);
+			return this.#ignore(ctx, entry, route, [...new Set(ignored.map(({ reason }) => reason))], why);
 		}
 
 		const acceptances = await this.#queue.accept(offers, deliveryKey(verified, route, content));
@@ -136,9 +132,9 @@ export class Deliveries {
 	}
 
 	/** Verified, and nothing to run: senders take anything but 2xx for a failure, and some stop sending after a few. */
-	#ignore(ctx: Context, entry: Entry, route: Route, reasons: readonly string[]): void {
+	#ignore(ctx: Context, entry: Entry, route: Route, reasons: readonly string[], why = reasons): void {
 		entry.outcome = 'ignored';
-		entry.reason = reasons.join('; ');
+		entry.reason = why.join('; ');
 		answerIgnored(ctx, route.respond.ignored, reasons);
 	}
 
@@ -209,39 +205,6 @@ function deliveryKey(
 	if (!/^[!-~]{1,255}$/.test(String(key)))
 		throw new BadRequest('"Idempotency-Key" has to be 1 to 255 visible ASCII characters, without blanks');
 	return { route: name, key: String(key), remember: rememberKey };
-}
-
-/** What a verified delivery tells, by the route's source; without one it is a call. */
-function read({ delivery }: VerifiedDelivery, { source }: Route, content: Body): Reading {
-	return source === null ? plainCall : source.read(delivery, content);
-}
-
-/** What expressions and parameters of an event are taken from. */
-function scopeOf(
-	{ delivery }: VerifiedDelivery,
-	path: Readonly<Record<string, string>>,
-	body: Body,
-): (event: Event) => Scope {
-	const { query, client } = delivery;
-	return (event) => ({
-		event,
-		body,
-		query,
-		path,
-		client,
-		// Joined only for an expression that asks.
-		get headers() {
-			return joinedHeaders(delivery.headers);
-		},
-	});
-}
-
-function joinedHeaders(headers: Delivery['headers']): Record<string, string> {
-	const joined: Record<string, string> = {};
-	for (const [name, value] of Object.entries(headers)) {
-		if (value !== undefined) joined[name] = typeof value === 'string' ? value : value.join(', ');
-	}
-	return joined;
 }
 
 /** What the log and the metrics call a delivery of several events: by the one that made the most of it. */

@@ -1,13 +1,30 @@
 /** What becomes of an event of a verified delivery: a run with these parameters, or nothing, and then why. Pure. */
 
-import type { Event } from '../delivery.ts';
-import type { Scope } from './expressions.ts';
+import { isOpen, type VerifiedDelivery } from '../auth/auth.ts';
+import { type Body, type Delivery, type Event, eventOf } from '../delivery.ts';
+import type { Reading } from '../sources/kind.ts';
+import type { Finding, Scope } from './expressions.ts';
 import { type Parameters, resolveParameters } from './parameters.ts';
 import type { Route } from './route.ts';
 
+/** A delivery that no source gives a meaning. */
+const plainCall: Reading = Object.freeze({ kind: 'events', events: [eventOf({ kind: 'call' })] });
+
+/** What a verified delivery tells, by the route's source; without one it is a call. @throws BadRequest when it is not what the source sends */
+export function read({ delivery }: VerifiedDelivery, { source }: Route, content: Body): Reading {
+	return source === null ? plainCall : source.read(delivery, content);
+}
+
 export type Decision =
 	| { readonly kind: 'run'; readonly event: Event; readonly parameters: Parameters }
-	| { readonly kind: 'ignored'; readonly event: Event; readonly reason: string };
+	| {
+			readonly kind: 'ignored';
+			readonly event: Event;
+			/** For the caller. */
+			readonly reason: string;
+			/** For the log: with the values that the condition looked at. */
+			readonly why: string;
+	  };
 
 /**
  * Decides about one event.
@@ -15,16 +32,52 @@ export type Decision =
  */
 export function decide(route: Route, scope: Scope): Decision {
 	const { event } = scope;
-	const reason = objection(route, scope);
-	if (reason !== undefined) return { kind: 'ignored', event, reason };
-	return { kind: 'run', event, parameters: resolveParameters(route.rules, scope) };
+	const { when, rules } = route;
+	if (when !== null) {
+		const result = when.evaluate(scope);
+		// A condition that cannot be answered has not said yes.
+		if (!('value' in result) || result.value !== true) {
+			const finding = when.review(scope).find(({ holds }) => !holds);
+			return { kind: 'ignored', event, ...objection(route, finding) };
+		}
+	}
+	return { kind: 'run', event, parameters: resolveParameters(rules, scope) };
 }
 
-/** Why the route does not want the event; undefined when it does. */
-function objection({ when }: Route, scope: Scope): string | undefined {
-	if (when === null) return undefined;
-	const result = when.evaluate(scope);
-	// A condition that cannot be answered has not said yes.
-	if ('error' in result) return `when: ${when.text}: ${result.error}`;
-	return result.value === true ? undefined : `when: ${when.text} is not true`;
+function objection({ access, when }: Route, finding: Finding | undefined): { reason: string; why: string } {
+	const reason = `when: ${finding?.reason ?? `${when?.text} is not true`}`;
+	const values = (finding?.values ?? []).map(({ text, value }) => `${text} = ${value}`).join(', ');
+	return {
+		// Anybody may be asking, and a condition may tell more about a site than anybody should know.
+		reason: isOpen(access) && access.open ? "when: the route's condition is not true" : reason,
+		why: values === '' ? reason : `${reason} (${values})`,
+	};
+}
+
+/** What expressions and parameters of a delivery's events are taken from. @param path the values of the path's `:name` parts */
+export function scopeOf(
+	{ delivery }: VerifiedDelivery,
+	path: Readonly<Record<string, string>>,
+	body: Body,
+): (event: Event) => Scope {
+	const { query, client } = delivery;
+	return (event) => ({
+		event,
+		body,
+		query,
+		path,
+		client,
+		// Joined only for an expression that asks.
+		get headers() {
+			return joinedHeaders(delivery.headers);
+		},
+	});
+}
+
+function joinedHeaders(headers: Delivery['headers']): Record<string, string> {
+	const joined: Record<string, string> = {};
+	for (const [name, value] of Object.entries(headers)) {
+		if (value !== undefined) joined[name] = typeof value === 'string' ? value : value.join(', ');
+	}
+	return joined;
 }

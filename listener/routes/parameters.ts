@@ -3,9 +3,9 @@
  * caller and the programs that run; a value that has not passed it cannot become `Parameters`.
  */
 
-import { RE2JS } from 're2js';
-import type { Body } from '../delivery.ts';
+import type { RE2JS } from 're2js';
 import { BadParameters, type ParameterProblem } from '../errors.ts';
+import type { Expression, ExpressionCompiler, Scope } from './expressions.ts';
 
 export const parameterTypes = ['string', 'integer', 'number', 'boolean'] as const;
 export type ParameterType = (typeof parameterTypes)[number];
@@ -13,6 +13,8 @@ export type ParameterType = (typeof parameterTypes)[number];
 /** What users write under `params.<name>`. */
 export interface ParameterSpec {
 	readonly description?: string | undefined;
+	/** An expression that gives the value, in place of what has the parameter's name. */
+	readonly from?: string | undefined;
 	/** Default false. A `:name` segment of the path is always required. */
 	readonly required?: boolean | undefined;
 	/** The value when the caller gives none; it must itself be admitted. */
@@ -29,6 +31,8 @@ export interface ParameterSpec {
 export interface ParameterRule {
 	readonly name: string;
 	readonly description: string;
+	/** null: the value is what has the parameter's name. */
+	readonly from: Expression | null;
 	readonly required: boolean;
 	readonly type: ParameterType;
 	/** null: none. */
@@ -41,11 +45,16 @@ export interface ParameterRule {
 
 export type ParameterRules = ReadonlyMap<string, ParameterRule>;
 
-/** Where values may come from, the strongest first: a value in the path is not overridden by one in the body. */
-export interface ParameterSources {
-	readonly path: Readonly<Record<string, string>>;
-	readonly query: Readonly<Record<string, string | readonly string[]>>;
-	readonly body: Body;
+/** Where a parameter's value was found; `nowhere`: it has none. */
+export type ParameterOrigin = 'path' | 'query' | 'body' | 'from' | 'default' | 'nowhere';
+
+/** What became of one parameter of a delivery. */
+export interface Resolved {
+	readonly origin: ParameterOrigin;
+	/** undefined: it is absent, or not admitted. */
+	readonly text?: string;
+	/** Why it is not admitted, as it follows the parameter's name. */
+	readonly reason?: string;
 }
 
 /** Makes a Parameters. Set by the class below and known to this file alone. */
@@ -70,33 +79,54 @@ export class Parameters {
 }
 
 /**
- * Takes each declared parameter's value from the path, else the query, else the body's top level, and checks it. What is not
- * declared is left alone. A body that is a list, or none, holds no parameters.
+ * Takes each declared parameter's value from its `from`, or else from what has its name, and checks it. What is not declared is
+ * left alone.
  * @throws BadParameters naming each one that is missing or not admitted
  */
-export function resolveParameters(rules: ParameterRules, sources: ParameterSources): Parameters {
+export function resolveParameters(rules: ParameterRules, scope: Scope): Parameters {
 	const values: Record<string, string> = Object.create(null);
 	const problems: ParameterProblem[] = [];
 	for (const rule of rules.values()) {
-		const given = find(rule.name, sources);
-		if (given === undefined) {
-			if (rule.default !== null) values[rule.name] = rule.default;
-			else if (rule.required) problems.push({ parameter: rule.name, reason: 'is missing' });
-			continue;
-		}
-		const checked = rule.check(given);
-		if ('text' in checked) values[rule.name] = checked.text;
-		else problems.push({ parameter: rule.name, reason: checked.reason });
+		const { text, reason } = resolveParameter(rule, scope);
+		if (text !== undefined) values[rule.name] = text;
+		else if (reason !== undefined) problems.push({ parameter: rule.name, reason });
 	}
 	if (problems.length > 0) throw new BadParameters(problems);
 	return admitted(values);
 }
 
-function find(name: string, { path, query, body }: ParameterSources): unknown {
-	if (Object.hasOwn(path, name)) return path[name];
-	if (Object.hasOwn(query, name)) return query[name];
-	if (body === undefined || Array.isArray(body) || !Object.hasOwn(body, name)) return undefined;
-	return (body as Readonly<Record<string, unknown>>)[name];
+/** What becomes of one parameter: its value with where it was found, or what is wrong with that. */
+export function resolveParameter(rule: ParameterRule, scope: Scope): Resolved {
+	const { origin, value, failure } = rule.from === null ? find(rule.name, scope) : made(rule.from, scope);
+	if (failure !== undefined) return { origin, reason: `cannot be made of this delivery: ${failure}` };
+	if (value === undefined) {
+		if (rule.default !== null) return { origin: 'default', text: rule.default };
+		return { origin, ...(rule.required ? { reason: 'is missing' } : {}) };
+	}
+	return { origin, ...rule.check(value) };
+}
+
+interface Given {
+	readonly origin: ParameterOrigin;
+	/** undefined: there is none. */
+	readonly value?: unknown;
+	readonly failure?: string;
+}
+
+/** What has the name in the path, else the query, else the body's top level: a caller does not override what the path says. */
+function find(name: string, { path, query, body }: Scope): Given {
+	if (Object.hasOwn(path, name)) return { origin: 'path', value: path[name] };
+	if (Object.hasOwn(query, name)) return { origin: 'query', value: query[name] };
+	if (body === undefined || Array.isArray(body) || !Object.hasOwn(body, name)) return { origin: 'nowhere' };
+	return { origin: 'body', value: (body as Readonly<Record<string, unknown>>)[name] };
+}
+
+function made(from: Expression, scope: Scope): Given {
+	const result = from.evaluate(scope);
+	if ('error' in result)
+		return result.missing ? { origin: 'nowhere' } : { origin: 'from', failure: result.error };
+	// What a sender does not tell is the empty text in its event.
+	return result.value === '' ? { origin: 'nowhere' } : { origin: 'from', value: result.value };
 }
 
 /** Longest value under the default rule: as long as a file's name may be. */
@@ -116,6 +146,7 @@ function asText(value: unknown): { text: string } | { reason: string } {
 			if (!value.isWellFormed()) return { reason: 'is not valid Unicode text' };
 			return { text: value };
 		case 'boolean':
+		case 'bigint':
 			return { text: String(value) };
 		case 'number':
 			if (!Number.isFinite(value)) return { reason: 'is too large for a number' };
@@ -230,17 +261,26 @@ export function refusedName(name: string): string | undefined {
 	return found && `would be an environment variable that ${found.reason}; choose another name`;
 }
 
-/** Compiled patterns by their text. Routes often share them, and each is worth some kilobytes. */
-export type Patterns = Map<string, RE2JS>;
+/** Something wrong with a parameter; `key` leads from `params` on, `offset` into the text that is there. */
+export interface ParameterFault {
+	readonly key: (string | number)[];
+	readonly message: string;
+	readonly offset?: number;
+}
 
-/** A parameter rule compiled, or every fault in it. `key` leads from `params` on. */
+/**
+ * A parameter rule compiled, or every fault in it.
+ * @param pathNames the `:name` parts of the route's path
+ * @param expressions shared by all routes of a configuration
+ */
 export function compileRule(
 	name: string,
 	spec: ParameterSpec,
-	inPath: boolean,
-	patterns: Patterns,
-): { rule: ParameterRule } | { faults: { key: (string | number)[]; message: string }[] } {
-	const faults: { key: (string | number)[]; message: string }[] = [];
+	pathNames: readonly string[],
+	expressions: ExpressionCompiler,
+): { rule: ParameterRule } | { faults: ParameterFault[] } {
+	const faults: ParameterFault[] = [];
+	const inPath = pathNames.includes(name);
 	const refusal = refusedName(name);
 	if (refusal) faults.push({ key: [name], message: refusal });
 
@@ -248,8 +288,7 @@ export function compileRule(
 	let pattern: RE2JS | undefined;
 	if (spec.pattern !== undefined) {
 		try {
-			pattern = patterns.get(spec.pattern) ?? RE2JS.compile(spec.pattern);
-			patterns.set(spec.pattern, pattern);
+			pattern = expressions.pattern(spec.pattern);
 		} catch (error) {
 			faults.push({ key: [name, 'pattern'], message: patternFault(spec.pattern, error) });
 		}
@@ -282,6 +321,16 @@ export function compileRule(
 		const why = inPath ? 'the path always gives a value' : '"required: true" makes the caller give one';
 		faults.push({ key: [name, 'default'], message: `can never be used: ${why}; remove one of the two` });
 	}
+	let from: Expression | null = null;
+	if (spec.from !== undefined) {
+		const compiled = expressions.compile(spec.from, 'from', pathNames);
+		if ('expression' in compiled) from = compiled.expression;
+		else faults.push(...compiled.faults.map((fault) => ({ key: [name, 'from'], ...fault })));
+	}
+	if (inPath && spec.from !== undefined) {
+		const message = `can never be used: the path gives the value; name the parameter otherwise, or say from: path.${name} there`;
+		faults.push({ key: [name, 'from'], message });
+	}
 	if (inPath && spec.required === false) {
 		faults.push({
 			key: [name, 'required'],
@@ -293,6 +342,7 @@ export function compileRule(
 	const rule: ParameterRule = {
 		name,
 		description: spec.description ?? '',
+		from,
 		required: inPath || (spec.required ?? false),
 		type,
 		default: spec.default === undefined ? null : String(spec.default),

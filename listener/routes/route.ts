@@ -12,14 +12,13 @@ import { compileVariables } from '../steps/command.ts';
 import { compileStep, type StepSpec } from '../steps/compile.ts';
 import type { CompiledStep, StepFile, StepPlace, StepSecret } from '../steps/kind.ts';
 import type { SecretPlace } from '../steps/step.ts';
-import type { Expression } from './expressions.ts';
+import type { Expression, ExpressionCompiler } from './expressions.ts';
 import {
 	compileRule,
 	type ParameterRule,
 	type ParameterRules,
 	type ParameterSpec,
 	type Parameters,
-	type Patterns,
 	refusedName,
 } from './parameters.ts';
 import { endValues, runValues, Texts } from './template.ts';
@@ -158,6 +157,7 @@ export interface RouteSpec extends SharedSpec {
 	readonly on_success?: StepSpec | readonly StepSpec[] | undefined;
 	readonly on_failure?: StepSpec | readonly StepSpec[] | undefined;
 	readonly path?: string | undefined;
+	readonly when?: string | undefined;
 	readonly source?: SourceSpec | undefined;
 	readonly secret?: SecretSpec | undefined;
 	readonly description?: string | undefined;
@@ -176,6 +176,8 @@ export interface RouteSpec extends SharedSpec {
 export interface RouteFault {
 	readonly key: readonly (string | number)[];
 	readonly message: string;
+	/** Where in the text that is there, in characters; at its beginning unless it says so. */
+	readonly offset?: number;
 }
 
 /** What a route says about its callers, compiled where secrets are known. */
@@ -191,14 +193,14 @@ export const fingerprintMark = '{{fingerprint}}';
 
 /**
  * Compiles a route. It is there exactly when there are no faults; otherwise every fault is.
- * @param patterns shared by all routes of a configuration
+ * @param expressions shared by all routes of a configuration
  * @param file the file that the route stands in
  */
 export function compileRoute(
 	name: string,
 	spec: RouteSpec,
 	defaults: SharedSpec,
-	patterns: Patterns,
+	expressions: ExpressionCompiler,
 	{ access, source, fingerprints }: Callers,
 	file: StepFile,
 ): { route?: Route; faults: RouteFault[] } {
@@ -207,7 +209,10 @@ export function compileRoute(
 	if (typeof path === 'string') faults.push({ key: spec.path === undefined ? [] : ['path'], message: path });
 	const segmentNames = typeof path === 'string' ? [] : path.names;
 
-	const rules = compileRules(spec.params ?? {}, segmentNames, patterns, faults);
+	const rules = compileRules(spec.params ?? {}, segmentNames, expressions, faults);
+	const when = spec.when === undefined ? null : expressions.compile(spec.when, 'when', segmentNames);
+	if (when !== null && 'faults' in when)
+		faults.push(...when.faults.map((fault) => ({ key: ['when'], ...fault })));
 	// A rule that was refused is declared all the same: its fault is told once, not again for every use.
 	const declared = new Set([...Object.keys(spec.params ?? {}), ...segmentNames]);
 	const texts = new Texts(declared, runValues);
@@ -247,7 +252,7 @@ export function compileRoute(
 			failures: spec.rate?.failures ?? defaults.rate?.failures ?? usualFailures,
 		}),
 		source,
-		when: null,
+		when: when !== null && 'expression' in when ? when.expression : null,
 		wait: spec.wait ?? defaults.wait ?? false,
 		respond: answers,
 		stdin: spec.stdin ?? 'none',
@@ -281,7 +286,7 @@ export function compileRoute(
 function compileRules(
 	specs: Readonly<Record<string, ParameterSpec>>,
 	segmentNames: readonly string[],
-	patterns: Patterns,
+	expressions: ExpressionCompiler,
 	faults: RouteFault[],
 ): ParameterRules {
 	const rules = new Map<string, ParameterRule>();
@@ -289,10 +294,10 @@ function compileRules(
 	const all = [...Object.entries(specs), ...undeclaredSegments.map((name) => [name, {}] as const)];
 	for (const [name, spec] of all) {
 		// Faults of a segment's name are the path's, which parsePath tells.
-		const compiled = compileRule(name, spec, segmentNames.includes(name), patterns);
+		const compiled = compileRule(name, spec, segmentNames, expressions);
 		if ('rule' in compiled) rules.set(name, compiled.rule);
 		else if (Object.hasOwn(specs, name)) {
-			faults.push(...compiled.faults.map(({ key, message }) => ({ key: ['params', ...key], message })));
+			faults.push(...compiled.faults.map((fault) => ({ ...fault, key: ['params', ...fault.key] })));
 		}
 	}
 	return rules;
