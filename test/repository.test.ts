@@ -41,7 +41,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	stores: ['runs/run', 'errors'],
 	// How values are written in routes.yaml, for the parts that say what may be written about them.
 	'config/values': [],
-	auth: ['delivery', 'secret', 'errors', 'config/values'],
+	certificates: ['delivery'],
+	auth: ['certificates', 'delivery', 'secret', 'errors', 'config/values'],
 	// They verify as auth does, and Amazon's needs a certificate fetched.
 	sources: ['delivery', 'secret', 'errors', 'auth', 'config/values'],
 	// What a request asks for, and what will be done.
@@ -61,6 +62,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// The definition of routes.yaml is made of the definitions of its parts.
 	config: [
 		'config/values',
+		'certificates',
 		'errors',
 		'delivery',
 		'secret',
@@ -81,6 +83,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		...[
 			'errors',
 			'delivery',
+			'certificates',
 			'log',
 			'metrics',
 			'stores',
