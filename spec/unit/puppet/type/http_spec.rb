@@ -2,7 +2,7 @@
 
 RSpec.describe Puppet::Type.type(:http) do
   def http(attributes = {})
-    described_class.new({ title: 'kick', fqdn: 'listener.example.com' }.merge(attributes))
+    described_class.new({ title: 'kick', fqdn: 'listener.example.com' }.merge(attributes).compact)
   end
 
   def sensitive(value)
@@ -67,6 +67,28 @@ RSpec.describe Puppet::Type.type(:http) do
         .to eq([false, false, :puppet, :system, files])
     end
 
+    it 'takes a whole address instead of host, port and route' do
+      call = described_class.new(title: 'kick', url: 'https://api.example.com/teams?x=1')
+      expect(%i[fqdn port route tls].map { |name| call[name] }).to eq([nil, nil, nil, nil])
+    end
+
+    it 'takes secrets and probes in their forms' do
+      [
+        { user: 'me', password: sensitive('pw') }, { token: sensitive('t0ken') }, { hmac: sensitive('s') },
+        { hmac: { 'style' => 'standard-webhooks', 'secret' => sensitive('whsec_c2VjcmV0') } },
+        { onlyif: 'state' }, { unless: ['state', { 'url' => 'https://one.example.com/', 'status' => [200, '404-410'] }] },
+        { onlyif: { 'method' => 'head' } }, { unless: { 'route' => 'x', 'json' => { 'a.0' => nil }, 'body' => '^ok$' } },
+        { save_to: { 'path' => '/tmp/a', 'mode' => '640' } }, { creates: %w[/tmp/a /tmp/b] }, { tries: '3', try_sleep: '0.5' }
+      ].each { |attributes| expect(refusal(attributes)).to be_nil }
+    end
+
+    it 'requires the directories above the file it saves to' do
+      catalog = Puppet::Resource::Catalog.new
+      catalog.add_resource(dir = Puppet::Type.type(:file).new(path: '/etc/billing', ensure: :directory))
+      catalog.add_resource(call = http(save_to: { 'path' => '/etc/billing/x/team.json' }))
+      expect(call.autorequire.map(&:source)).to eq([dir])
+    end
+
     it 'PW-B10: takes the same route on two hosts into one catalog' do
       catalog = Puppet::Resource::Catalog.new
       catalog.add_resource(http(title: 'a', route: 'kick', fqdn: 'one.example.com'))
@@ -90,8 +112,8 @@ RSpec.describe Puppet::Type.type(:http) do
       'a port that is none' => [{ port: 0 }, /whole number from 1 to 65535/],
       'a port beyond the last' => [{ port: '65536' }, /whole number from 1 to 65535/],
       'a port in words' => [{ port: 'http' }, /whole number from 1 to 65535/],
-      'a URL for a route' => [{ route: 'https://one.example.com/kick' }, /route is a path/],
-      'a route over two lines' => [{ route: "kick\r\nX: y" }, /control characters/],
+      'a URL for a route' => [{ route: 'https://one.example.com/kick' }, /route: it is a path/],
+      'a route over two lines' => [{ route: "kick\r\nX: y" }, /route: must not contain control characters/],
       'a broken escape in a route' => [{ route: '100%' }, /two hexadecimal digits/],
       'data that is a number' => [{ data: 5 }, /data must be a hash, an array or a string/],
       'a list of headers' => [{ header: ['a'] }, /header must be a content type or a hash/],
@@ -109,6 +131,38 @@ RSpec.describe Puppet::Type.type(:http) do
       'no status at all' => [{ returns: [] }, /at least one status/],
       'no time at all' => [{ timeout: 0 }, /seconds above 0/],
       'more than a day' => [{ timeout: 86_401 }, /at most 86400/],
+      'a URL and a host' => [{ url: 'http://one.example.com/' }, /url and fqdn are alternatives.*with fqdn => undef/],
+      'a URL and a route' => [{ fqdn: nil, url: 'http://one.example.com/', route: 'kick' }, /url and route are alternatives/],
+      'a URL without a host' => [{ fqdn: nil, url: 'https:///kick' }, /url: it must begin with .* and name a host/],
+      'a URL of another protocol' => [{ fqdn: nil, url: 'ftp://one.example.com/' }, /url: it must begin with/],
+      'a URL with a password' => [{ fqdn: nil, url: 'http://a:b@one.example.com/' }, /give them as user and password/],
+      'a URL with a fragment' => [{ fqdn: nil, url: 'http://one.example.com/#a' }, /fragment/],
+      'a URL with an IPv6 address' => [{ fqdn: nil, url: 'http://[::1]/' }, /cannot call an IPv6 address/],
+      'a URL that is none' => [{ fqdn: nil, url: 'http://one.example.com:port/' }, /url: it is not a URL/],
+      'plain http with TLS' => [{ fqdn: nil, url: 'http://one.example.com/', tls: :puppet }, /begins with http:/],
+      'https without TLS' => [{ fqdn: nil, url: 'https://one.example.com/', tls: false }, /begins with https:/],
+      'a user without a password' => [{ user: 'me' }, /user and password go together/],
+      'a password without a user' => [{ password: '4711' }, /user and password go together/],
+      'a user and a token' => [{ user: 'me', password: 'pw', token: 't' }, /token and user are alternatives/],
+      'two authorizations' => [{ token: 't', header: { 'AUTHORIZATION' => 'x' } }, /header sets Authorization/],
+      'a token over two lines' => [{ token: "a\nb" }, /token must be/],
+      'an empty password' => [{ user: 'me', password: '' }, /not empty/],
+      'an empty secret' => [{ hmac: '' }, /not empty/],
+      'an unknown style' => [{ hmac: { 'style' => 'gitlab', 'secret' => 's' } }, /github or standard-webhooks/],
+      'a secret that is not Base64' => [{ hmac: { 'style' => 'standard-webhooks', 'secret' => 'a-b' } }, /in Base64/],
+      'no try at all' => [{ tries: 0 }, /from 1 to 1000/],
+      'a pause of a day' => [{ try_sleep: 86_400 }, /from 0 to 3600/],
+      'an unknown key in a probe' => [{ unless: { 'path' => '/' } }, /unless: unknown key "path", known are route, url/],
+      'a probe of two addresses' => [{ onlyif: { 'route' => 'a', 'url' => 'http://b/' } }, /route and url are alternatives/],
+      'a probe that changes things' => [{ onlyif: { 'method' => 'post' } }, /a probe is to change nothing/],
+      'a probe without a pattern' => [{ onlyif: { 'body' => '(' } }, /must be a regular expression/],
+      'a probe for no status' => [{ unless: { 'status' => 'ok' } }, /unless: "ok": must be a status/],
+      'a probe that is a number' => [{ unless: 5 }, /unless: must be a route, a URL, or a hash/],
+      'a relative file that is created' => [{ creates: 'a' }, /creates must be an absolute path/],
+      'a relative file to save to' => [{ save_to: 'a' }, /save_to must be an absolute path/],
+      'a mode that is none' => [{ save_to: { 'path' => '/a', 'mode' => 'u+x' } }, /octal digits/],
+      'waiting for what runs nothing' => [{ ensure: :head, wait: true }, /runs nothing for head/],
+      'waiting and not waiting' => [{ route: 'a?async=true', wait: true }, /async=true, which is not to wait/],
       'a wait that is no boolean' => [{ wait: 'maybe' }, /Invalid value "maybe"/]
     }.each do |what, (attributes, message)|
       it("refuses #{what}") { expect(refusal(attributes)).to match(message) }
@@ -118,14 +172,40 @@ RSpec.describe Puppet::Type.type(:http) do
       expect { described_class.new(title: 'kick') }.to raise_error(Puppet::Error, /fqdn is missing/)
     end
 
-    it 'PW-T15: never shows what it refuses in data, header and route' do
+    it 'PW-T15: never shows what it refuses where secrets stand' do
       [
+        { fqdn: nil, url: sensitive('http://a:4711@one.example.com/') },
+        { fqdn: nil, url: 'https://4711:x/' },
+        { token: sensitive('4711 ') },
+        { user: 'me', password: "4711\n" },
+        { hmac: { 'style' => 'standard-webhooks', 'secret' => '4711-' } },
+        { unless: { 'url' => 'http://a:4711@one.example.com/' } },
+        { unless: sensitive('body' => '4711(') },
         { data: sensitive(4_711) },
         { header: { 'X-Token' => sensitive("4711\n") } },
         { header: sensitive("4711\n") },
         { route: sensitive('4711%') },
         { data: { 'a' => sensitive('4711') }, port: 0 }
       ].each { |attributes| expect(refusal(attributes)).to be_a(String).and(satisfy { |text| !text.include?('4711') }) }
+    end
+  end
+
+  describe 'when it is due' do
+    let(:call) { http }
+
+    it 'is not while what it creates exists, and tells so at debug level' do
+      call[:creates] = ['/nowhere', __FILE__]
+      expect(call).to receive(:debug).with("not sent: #{__FILE__} exists")
+      expect(call).not_to be_due
+      call[:creates] = '/nowhere'
+      expect(call).to be_due
+    end
+
+    it 'with refreshonly is only in a refresh, which asks the rest too' do
+      call[:refreshonly] = true
+      expect([call.due?, call.due?(refreshing: true)]).to eq([false, true])
+      call[:creates] = __FILE__
+      expect(call.due?(refreshing: true)).to be(false)
     end
   end
 
@@ -175,10 +255,10 @@ RSpec.describe Puppet::Type.type(:http) do
 
     it 'marks what is Sensitive without a warning' do
       resource = Puppet::Resource.new(:http, 'kick', parameters: { fqdn: 'one.example.com', data: 'a', header: 'text/plain' })
-      resource.sensitive_parameters = %i[data header]
+      resource.sensitive_parameters = %i[data header fqdn]
       expect(Puppet::Util::Log).not_to receive(:create)
       call = described_class.new(resource)
-      expect(%i[data header route].map { |name| call.parameter(name).sensitive }).to eq([true, true, nil])
+      expect(%i[data header fqdn route].map { |name| call.parameter(name).sensitive }).to eq([true, true, true, nil])
     end
   end
 

@@ -2,6 +2,7 @@
 
 require 'json'
 require 'socket'
+require 'tmpdir'
 
 RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
   # A server that gives each connection the next of the answers, byte for byte, and keeps what it was sent.
@@ -38,7 +39,7 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
   end
 
   def http(attributes)
-    Puppet::Type.type(:http).new({ title: 'kick', fqdn: '127.0.0.1' }.merge(attributes))
+    Puppet::Type.type(:http).new({ title: 'kick', fqdn: '127.0.0.1' }.merge(attributes).compact)
   end
 
   def deliver(attributes)
@@ -132,7 +133,7 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
     it 'adds async=false to whatever query there is when it waits' do
       expect(sent(wait: true).first).to eq('GET /kick?async=false HTTP/1.1')
       expect(sent(wait: true, route: 'kick?x=1').first).to eq('GET /kick?x=1&async=false HTTP/1.1')
-      expect(sent(wait: true, route: 'kick?async=true').first).to eq('GET /kick?async=true HTTP/1.1')
+      expect(sent(wait: true, route: 'kick?async=false&x=1').first).to eq('GET /kick?async=false&x=1 HTTP/1.1')
     end
 
     it 'PW-T15: unwraps Sensitive at any depth, and values that Puppet resolves late' do
@@ -143,9 +144,54 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       expect(headers).to include('x-token' => 't')
     end
 
+    it 'sends a hash as a form where the content type is that of forms' do
+      data = { 'a' => 'ä b', 'list' => [1, true], 'none' => nil }
+      _, headers, body = sent(data: data, header: 'application/x-www-form-urlencoded; charset=UTF-8')
+      expect([headers['content-type'], body])
+        .to eq(['application/x-www-form-urlencoded; charset=UTF-8', 'a=%C3%A4+b&list=1&list=true'])
+      expect(failure(data: { 'a' => { 'b' => 'secret' } }, header: 'application/x-www-form-urlencoded'))
+        .to eq('data: a form is a flat hash of texts, numbers and lists of them')
+    end
+
+    it 'calls a whole URL' do
+      port, heard = serve(answer('200 OK'), answer('200 OK'))
+      expect(deliver(fqdn: nil, url: "http://127.0.0.1:#{port}/grüße?x=1"))
+        .to eq("sent GET http://127.0.0.1:#{port}/gr%C3%BC%C3%9Fe?x=1: 200 OK")
+      deliver(fqdn: nil, url: "http://127.0.0.1:#{port}", wait: true)
+      expect(heard.map { |request| request.lines.first.chomp })
+        .to eq(['GET /gr%C3%BC%C3%9Fe?x=1 HTTP/1.1', 'GET /?async=false HTTP/1.1'])
+    end
+
+    it 'sends user and password, or a token' do
+      expect(sent(user: 'mé', password: sensitive('p:w'))[1]['authorization']).to eq("Basic #{['mé:p:w'].pack('m0')}")
+      expect(sent(token: sensitive('t0ken'))[1]['authorization']).to eq('Bearer t0ken')
+    end
+
+    it 'signs as GitHub does, over the bytes of the body' do
+      # The example of GitHub's documentation.
+      _, headers, = sent(hmac: sensitive("It's a Secret to Everybody"), data: 'Hello, World!', header: 'text/plain')
+      expect(headers['x-hub-signature-256'])
+        .to eq('sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17')
+      expect(sent(hmac: 'a')[1]['x-hub-signature-256']).to eq("sha256=#{OpenSSL::HMAC.hexdigest('SHA256', 'a', '')}")
+    end
+
+    it 'signs as the Standard Webhooks have it, anew for each try' do
+      port, heard = serve(answer('503 Busy'), answer('200 OK'))
+      allow(Time).to(receive(:now).and_wrap_original { |now| now.call + (heard.size * 100) })
+      deliver(port: port, data: { 'ü' => 1 }, tries: 2, try_sleep: 0,
+              hmac: { 'style' => 'standard-webhooks', 'secret' => sensitive("whsec_#{['key'].pack('m0')}") })
+      requests = heard.map { |request| parse(request) }
+      requests.each do |_, headers, body|
+        signed = headers.values_at('webhook-id', 'webhook-timestamp').push(body.b).join('.')
+        expect(headers['webhook-signature']).to eq("v1,#{[OpenSSL::HMAC.digest('SHA256', 'key', signed)].pack('m0')}")
+      end
+      ids, times = %w[webhook-id webhook-timestamp].map { |name| requests.map { |_, headers,| headers[name] } }
+      expect([ids.uniq.size, times.uniq.size]).to eq([1, 2])
+    end
+
     it 'refuses data that JSON cannot hold, without showing it' do
       expect([failure(data: { 'a' => "secret\xff" }), failure(data: { 'a' => Float::NAN })])
-        .to all(eq('data cannot be written as JSON: it holds text that is not UTF-8, or a number that is not finite'))
+        .to all(eq('data cannot be written down: it holds text that is not UTF-8, or a number that is not finite'))
     end
   end
 
@@ -234,7 +280,7 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
         heard_enough << true
       end
       call = http(port: serve(endless).first)
-      allow(call.provider).to receive(:max_answer).and_return(200_000)
+      allow(call.provider).to receive(:max_kept).and_return(200_000)
       expect(call.provider.deliver(:get)).to end_with('200 OK')
       expect(heard_enough.pop).to be(true)
     end
@@ -243,6 +289,242 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       port, = serve(answer('200 OK'))
       deliver(port: port)
       expect(Puppet.runtime[:http].pool.pool.values.flatten).to eq([])
+    end
+  end
+
+  describe 'tries' do
+    it 'makes the same call again after what may pass, with the same Idempotency-Key' do
+      port, heard = serve(answer('503 Busy'), '', answer('409 Conflict'), answer('202 Accepted'))
+      call = http(port: port, tries: 4, try_sleep: 0, data: { 'a' => 1 })
+      logged = []
+      allow(call).to receive(:send_log) { |_, line| logged << line }
+      expect(call.provider.deliver(:post)).to end_with('202 Accepted')
+      expect(logged.size).to eq(3)
+      expect(logged.first).to end_with('/kick: 503 Service Unavailable instead of 200-299; try 1 of 4, the next in 0 seconds')
+      keys = heard.map { |request| parse(request)[1]['idempotency-key'] }
+      expect([keys.size, keys.uniq.size, keys.first]).to match([4, 1, /\A[0-9a-f-]{36}\z/])
+      expect(heard.map { |request| parse(request).last }.uniq).to eq(['{"a":1}'])
+    end
+
+    it 'takes a new key for the next call' do
+      port, heard = serve(answer('200 OK'), answer('200 OK'))
+      call = http(port: port)
+      2.times { call.provider.deliver(:get) }
+      expect(heard.map { |request| parse(request)[1]['idempotency-key'] }.uniq.size).to eq(2)
+    end
+
+    it 'does not make a call again that was refused' do
+      port, heard = serve(answer('422 Unprocessable Entity'), answer('200 OK'))
+      expect(failure(port: port, tries: 5, try_sleep: 0)).to end_with('422 Unprocessable Entity instead of 200-299')
+      expect(heard.size).to eq(1)
+    end
+
+    it 'limits the time of each try, and says how many there were' do
+      port, heard = serve(*Array.new(3) { ->(_client) { sleep 0.3 } })
+      expect(failure(port: port, tries: 3, try_sleep: 0, timeout: 0.2))
+        .to end_with('no answer within 0.2 seconds (timeout) (after 3 tries)')
+      expect(heard.size).to eq(3)
+    end
+
+    it 'waits as long as the other side asks for, but no longer than a minute' do
+      port, = serve(answer('429 Slow down', '', 'Retry-After' => '7'), answer('503 Busy', '', 'Retry-After' => '1800'),
+                    answer('503 Busy', '', 'Retry-After' => 'tomorrow'), answer('200 OK'))
+      call = http(port: port, tries: 4, try_sleep: 2)
+      pauses = []
+      allow(call.provider).to receive(:sleep) { |seconds| pauses << seconds }
+      allow(call).to receive(:send_log)
+      call.provider.deliver(:get)
+      expect(pauses).to eq([7, 60, 2])
+    end
+  end
+
+  describe 'probes' do
+    def needless(attributes)
+      call = http(attributes)
+      call.provider.needless(call[:ensure])
+    rescue Puppet::Error => e
+      e
+    end
+
+    def state(document)
+      answer('200 OK', JSON.generate(document))
+    end
+
+    it 'PW-B4: sends unless the answer is so' do
+      port, heard = serve(answer('200 OK'), answer('404 Not Found'))
+      attributes = { port: port, ensure: :post, data: { 'a' => 1 }, unless: 'teams/billing' }
+      expect(needless(attributes)).to eq("unless: GET http://127.0.0.1:#{port}/teams/billing says so")
+      expect(needless(attributes)).to be_nil
+      line, headers, body = parse(heard.first)
+      expect([line, headers.keys & %w[content-type idempotency-key], body]).to eq(['GET /teams/billing HTTP/1.1', [], ''])
+    end
+
+    it 'sends only if all answers are so' do
+      port, heard = serve(answer('200 OK'), answer('404 Not Found'), answer('200 OK'), answer('200 OK'))
+      attributes = { port: port, onlyif: ['a', { 'route' => 'b', 'method' => 'head' }] }
+      expect(needless(attributes)).to eq("onlyif: HEAD http://127.0.0.1:#{port}/b does not say so")
+      expect(needless(attributes)).to be_nil
+      expect(heard.map { |request| request[/\A\w+ \S+/] }).to eq(['GET /a', 'HEAD /b', 'GET /a', 'HEAD /b'])
+    end
+
+    it 'compares status, JSON and body' do
+      document = { 'state' => { 'ready' => true }, 'nodes' => [{ 'name' => 'db1', 'size' => 3 }] }
+      {
+        { 'json' => { 'state.ready' => true, 'nodes.0.name' => 'db1', 'nodes.0.size' => 3 } } => true,
+        { 'json' => { 'state' => { 'ready' => true } } } => true,
+        { 'json' => { 'state.ready' => true, 'nodes.0.size' => '3' } } => false,
+        { 'json' => { 'nodes.1.name' => nil, 'no.such.thing' => nil, 'nodes.x' => nil } } => true,
+        { 'json' => { 'nodes.0.name.x' => 'db1' } } => false,
+        { 'body' => '"name": ?"db\d"' } => true,
+        { 'body' => 'db2' } => false,
+        { 'body' => 'db1', 'json' => { 'state.ready' => sensitive(true) } } => true,
+        { 'status' => [202, '204-299'] } => false,
+        { 'status' => '200', 'body' => 'ready' } => true
+      }.each do |probe, met|
+        port, = serve(state(document))
+        expect([probe, needless(port: port, unless: probe).nil?]).to eq([probe, !met])
+      end
+    end
+
+    it 'takes an answer that is no JSON for one without values' do
+      port, = serve(answer('200 OK', 'ready'))
+      expect(needless(port: port, onlyif: { 'json' => { 'ready' => true } })).to match(/does not say so/)
+    end
+
+    it 'fails rather than guess when there is no answer, or one that says nothing about it' do
+      port, = serve(answer('401 Unauthorized'), problem('500 Oops', 'detail' => 'the database is away'), answer('500 Oops'))
+      expect(needless(port: port, unless: 'a').message)
+        .to eq("unless: GET http://127.0.0.1:#{port}/a: 401 Unauthorized, which leaves open whether to send")
+      expect(needless(port: port, onlyif: 'a').message).to match(/500 .*: the database is away, which leaves open/)
+      expect(needless(port: port, unless: { 'status' => 500 })).to end_with('says so')
+      expect(needless(port: 1, unless: 'a').message).to match(/Connection refused/)
+    end
+
+    it 'makes the tries of the resource' do
+      port, = serve(answer('503 Busy'), answer('404 Not Found'))
+      call = http(port: port, unless: 'a', tries: 2, try_sleep: 0)
+      allow(call).to receive(:send_log)
+      expect(call.provider.needless(:get)).to be_nil
+    end
+
+    it 'tells credentials to the host of the resource only' do
+      other, heard = serve(answer('200 OK'))
+      port, own = serve(answer('200 OK'))
+      attributes = { port: port, token: 't0ken', header: { 'X-Key' => 'k' } }
+      needless(attributes.merge(unless: "http://127.0.0.1:#{other}/"))
+      needless(attributes.merge(unless: { 'url' => "http://127.0.0.1:#{port}/" }))
+      expect(parse(heard.first)[1].keys & %w[authorization x-key]).to eq([])
+      expect(parse(own.first)[1]).to include('authorization' => 'Bearer t0ken', 'x-key' => 'k')
+    end
+  end
+
+  describe 'once' do
+    let(:dir) { Dir.mktmpdir }
+    let(:file) { File.join(dir, 'webhook_http.json') }
+
+    before { state_in(dir) }
+
+    after { FileUtils.remove_entry(dir) }
+
+    def state_in(dir)
+      allow(Puppet).to receive(:[]).and_call_original
+      allow(Puppet).to receive(:[]).with(:statedir).and_return(dir)
+    end
+
+    def due?(attributes)
+      call = http({ once: true, ensure: :post, data: { 'pin' => sensitive('4711') } }.merge(attributes))
+      call.provider.needless(call[:ensure]).nil?
+    end
+
+    def send_once(attributes)
+      deliver({ once: true, ensure: :post, data: { 'pin' => sensitive('4711') } }.merge(attributes))
+    end
+
+    it 'sends what was not sent with success under this title' do
+      port, = serve(answer('422 No'), answer('200 OK'))
+      expect { send_once(port: port) }.to raise_error(Puppet::Error)
+      expect(due?(port: port)).to be(true)
+      send_once(port: port)
+      expect(due?(port: port)).to be(false)
+      expect(due?(port: port, token: 'new', header: { 'X-A' => 'b' }, wait: true)).to be(false)
+      [{ data: { 'pin' => sensitive('4712') } }, { ensure: :put }, { route: 'other' }, { title: 'other' }, { port: 1 },
+       { header: 'text/json' }].each { |change| expect([change, due?({ port: port }.merge(change))]).to eq([change, true]) }
+    end
+
+    it 'keeps a private file that tells nothing of what was sent' do
+      port, = serve(answer('200 OK'), answer('200 OK'))
+      send_once(port: port)
+      send_once(port: port, title: 'other')
+      expect(File.stat(file).mode & 0o7777).to eq(0o600)
+      known = JSON.parse(File.read(file))
+      expect(known['sent'].keys).to eq(%w[kick other])
+      expect(File.read(file)).not_to include('4711')
+      plain = OpenSSL::Digest.hexdigest('SHA256', '{"pin":"4711"}')
+      expect(known['sent']['kick']['fingerprint']).to match(/\A\h{64}\z/).and(satisfy { |text| text != plain })
+      expect(Dir.children(dir)).to match_array(%w[webhook_http.json webhook_http.json.lock])
+    end
+
+    it 'sends again, with a warning, when the file is not what was written' do
+      port, = serve(*Array.new(3) { answer('200 OK') })
+      warnings = []
+      allow(Puppet).to receive(:warning) { |text| warnings << text }
+      ['{', '[]', '{"key":"x","sent":{}}'].each do |text|
+        File.write(file, text)
+        expect(due?(port: port)).to be(true)
+        expect(warnings.pop).to match(/\A#{file}: it is not .*; requests with once are sent again/)
+        send_once(port: port)
+        expect(due?(port: port)).to be(false)
+      end
+    end
+
+    it 'fails when the success cannot be noted' do
+      port, = serve(answer('200 OK'))
+      state_in('/nowhere')
+      expect { send_once(port: port) }.to raise_error(Puppet::Error, /sent POST .*: 200 OK: it could not be noted for once/)
+    end
+  end
+
+  describe 'save_to' do
+    around { |example| Dir.mktmpdir { |dir| Dir.chdir(dir) { example.run } } }
+
+    let(:path) { File.join(Dir.pwd, 'answer') }
+
+    it 'keeps the bytes of a success, and of nothing else' do
+      port, = serve(answer('200 OK', "\xff\0\n"), answer('404 Not Found', 'no'))
+      expect(deliver(port: port, save_to: path)).to end_with("200 OK, saved to #{path}")
+      expect(failure(port: port, save_to: path)).to match(/404/)
+      expect([File.binread(path), File.stat(path).mode & 0o7777]).to eq(["\xff\0\n".b, 0o600])
+    end
+
+    it 'replaces the file as a whole, with the mode that is said' do
+      File.write(path, 'old')
+      old = File.open(path)
+      port, = serve(answer('200 OK', 'new'))
+      deliver(port: port, save_to: { 'path' => path, 'mode' => '0644' })
+      expect([File.read(path), old.read, File.stat(path).mode & 0o7777]).to eq(['new', 'old', 0o644])
+      expect(Dir.children('.')).to eq(['answer'])
+    end
+
+    it 'sends nothing when there is no directory for it' do
+      port, heard = serve(answer('200 OK'))
+      expect(failure(port: port, save_to: "#{path}/x")).to eq("save_to: there is no directory #{path}, so nothing was sent")
+      expect(heard).to eq([])
+    end
+
+    it 'fails when the answer cannot be kept' do
+      port, = serve(answer('200 OK', 'long'), answer('200 OK'))
+      call = http(port: port, save_to: path)
+      allow(call.provider).to receive(:max_kept).and_return(2)
+      expect { call.provider.deliver(:get) }.to raise_error(Puppet::Error, /sent GET .*: more than 2 bytes came/)
+      Dir.mkdir(path)
+      expect(failure(port: port, save_to: path)).to match(/sent GET .*: 200 OK: it cannot be saved: .*directory/)
+    end
+
+    it 'keeps what the run printed, for who waits' do
+      run = { 'id' => '01JD00000000000000000000AA', 'state' => 'succeeded', 'output' => { 'text' => "one\ntwo\n" } }
+      port, = serve(answer('200 OK', JSON.generate(run)))
+      deliver(port: port, wait: true, save_to: path)
+      expect(File.read(path)).to eq("one\ntwo\n")
     end
   end
 
@@ -308,11 +590,11 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
     end
 
     it 'logs the beginning and the end of a long output' do
-      port, = serve(answer('200 OK', run('output' => { 'text' => (1..1000).map { |n| "#{n}\n" }.join })))
+      port, = serve(answer('200 OK', run('output' => { 'text' => (1..2000).map { |n| "#{n}\n" }.join })))
       wait(port)
       lines = logged.map(&:last)
-      expect([lines.size, lines[99], lines[100], lines[101]])
-        .to eq([201, '100', '[800 lines left out; the listener has them all]', '901'])
+      expect([lines.size, lines[899], lines[900], lines[901], lines.last])
+        .to eq([1001, '900', '[1000 lines left out; the listener has them all]', '1901', '2000'])
     end
 
     it 'fails as the run fails, whatever the status' do
@@ -355,10 +637,76 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       expect(logged.map(&:last)).to eq(['[its output cannot be read: 404 Not Found: gone]'])
     end
 
+    def stream(text, run_id = id)
+      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nLocation: /-/runs/#{run_id}\r\n" \
+        "Transfer-Encoding: chunked\r\n\r\n#{text.bytesize.to_s(16)}\r\n#{text}\r\n"
+    end
+
+    def line(offset, text)
+      "event: output\nid: #{offset}\ndata: #{text}\n\n"
+    end
+
+    def outcome(fields = {})
+      "event: run\nid: 9\ndata: #{run(fields)}\n\n"
+    end
+
+    it 'logs what is streamed while the run goes on' do
+      logged_before_the_end = nil
+      port, = serve(lambda { |client|
+        client.write(stream(":\n\n#{line(4, 'one')}event: output\ndata: two\ndata: three\n\n#{line(9, '')}"))
+        sleep 0.01 until logged.size == 4
+        logged_before_the_end = logged.map(&:last)
+        client.write("#{outcome.bytesize.to_s(16)}\r\n#{outcome}\r\n0\r\n\r\n")
+      })
+      expect(wait(port)).to end_with("200 OK, run #{id} succeeded")
+      expect(logged_before_the_end).to eq(['one', 'two', 'three', ''])
+    end
+
+    it 'fails as the streamed run fails' do
+      port, = serve("#{stream(outcome('state' => 'failed', 'message' => 'step 1 (command) exited with 3'))}0\r\n\r\n")
+      expect(wait(port)).to end_with("run #{id} failed: step 1 (command) exited with 3")
+    end
+
+    it 'makes the same call again when the stream breaks off, and tells no line twice' do
+      port, heard = serve(stream(line(4, 'one') + line(8, 'two')), answer('503 Service Unavailable'), '',
+                          "#{stream(line(4, 'one') + outcome('state' => 'queued'))}0\r\n\r\n",
+                          "#{stream(line(4, 'one') + line(8, 'owt') + line(12, 'end') + outcome)}0\r\n\r\n")
+      expect(wait(port, ensure: :post, data: { 'a' => 1 })).to end_with("200 OK, run #{id} succeeded")
+      expect(logged.map(&:last)).to eq(%w[one two owt end])
+      requests = heard.map { |request| parse(request) }
+      expect(requests.map { |request| [request[0], request[1]['idempotency-key'], request[2]] }.uniq.size).to eq(1)
+    end
+
+    it 'fails when the listener does not know the run again' do
+      port, = serve(stream(''), answer('409 Conflict', 'it is not kept any more'))
+      expect(wait(port, tries: 5))
+        .to end_with("run #{id} was accepted but cannot be followed: 409 Conflict: it is not kept any more")
+      port, = serve(stream(''), stream('', '01JD00000000000000000000BB'))
+      expect(wait(port)).to end_with("run #{id}: the listener took the same call for a new one, run 01JD00000000000000000000BB")
+    end
+
+    it 'does not send again for tries once there is a run' do
+      port, heard = serve("#{stream(outcome('state' => 'failed', 'reason' => 'exit'))}0\r\n\r\n", answer('200 OK'))
+      expect(wait(port, tries: 3, try_sleep: 0)).to end_with("run #{id} failed: exit")
+      expect(heard.size).to eq(1)
+    end
+
+    it 'masks secrets in what is streamed, and hides it where a whole text is secret' do
+      port, = serve(*Array.new(2) { "#{stream(line(4, 'it is abcd') + line(8, 'x') + outcome)}0\r\n\r\n" })
+      wait(port, token: 'abcd')
+      wait(port, data: sensitive('secret text'))
+      expect(logged.map(&:last)).to eq(['it is [redacted]', 'x', '[output redacted]'])
+    end
+
+    it 'takes what streams something else for no run' do
+      port, = serve("#{stream("data: #{'x' * 2_000_000}", 'none')}0\r\n\r\n")
+      expect(wait(port)).to end_with('what it streams is no output of a run')
+    end
+
     it 'asks for the form of answer that tells how the run ended, whatever header says' do
       port, heard = serve(answer('200 OK', run({})))
       wait(port, header: { 'Accept' => 'text/plain' })
-      expect(parse(heard.first)[1]['accept']).to eq('application/json')
+      expect(parse(heard.first)[1]['accept']).to start_with('text/event-stream, application/json;q=0.9')
     end
 
     it 'fails when the run cannot be followed, is not over in time, or is not named' do
@@ -367,7 +715,7 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       expect(wait(port)).to end_with("run #{id} was accepted but cannot be followed: 403 Forbidden: only callers on this host")
       port, = serve(accepted, *Array.new(9) { answer('200 OK', run('state' => 'queued')) })
       expect(wait(port, timeout: 0.5))
-        .to end_with("run #{id} was queued when the listener last told of it, and not over within 0.5 seconds (timeout)")
+        .to end_with("run #{id} was accepted but not over within 0.5 seconds (timeout)")
       port, = serve(answer('202 Accepted'))
       expect(wait(port)).to end_with('202 Accepted, which names no run')
     end
@@ -413,6 +761,20 @@ RSpec.describe Puppet::Type.type(:http).provider(:puppet) do
       expect(call).to receive(:send_log).with(:notice, 'it is').ordered
       expect(call).to receive(:send_log).with(:notice, '[redacted]').ordered
       call.provider.deliver(:post)
+    end
+
+    it 'masks password, token and the secret of hmac without being told' do
+      expect(reason("pass w0rd #{['me:pass w0rd'].pack('m0')}", user: 'me', password: 'pass w0rd')).to eq('[redacted] [redacted]')
+      expect(reason('is t0ken', token: 't0ken')).to eq('is [redacted]')
+      expect(reason('is seekrit', hmac: { 'secret' => 'seekrit' })).to eq('is [redacted]')
+      expect(reason('is github', hmac: { 'style' => 'github', 'secret' => 'seekrit' })).to eq('is github')
+    end
+
+    it 'masks a secret URL with its parts, and shows nothing of the answer' do
+      port, = serve(answer('500 Oops', 'bad key'))
+      expect(failure(fqdn: nil, url: sensitive("http://127.0.0.1:#{port}/hook/kkkk?x=1")))
+        .to eq('GET [redacted]: 500 Internal Server Error instead of 200-299: [redacted]')
+      expect(failure(fqdn: nil, url: sensitive('http://127.0.0.1:1/hook/kkkk'))).to match(/redacted/).and(match(/\A(?!.*127\.0)/))
     end
 
     it 'keeps the client from copying bytes to standard error, for this request only' do
