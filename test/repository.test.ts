@@ -30,7 +30,6 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	delivery: [],
 	secret: [],
 	spelling: [],
-	spelling: [],
 	'steps/step': [],
 	'runs/run': ['steps/step'],
 	// Parts that stand alone.
