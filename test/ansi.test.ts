@@ -109,7 +109,7 @@ routes:
 		assert.equal(preferred.text, 'green end\n');
 		assert.equal(preferred.headers['preference-applied'], 'ansi=strip');
 		const events = await listener.get(`/-/runs/${id}/output?ansi=strip`, { accept: 'text/event-stream' });
-		assert.match(events.text, /^event: output\nid: 33\ndata: green end\n\n/);
+		assert.match(events.text, /^event: output\nid: 29\ndata: green end\n\n/);
 		const bad = await listener.get(`/-/runs/${id}/output?ansi=none`);
 		assert.equal(bad.status, 422);
 		assert.match(bad.json.detail, /"ansi" is neither keep nor strip/);
