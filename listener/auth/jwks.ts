@@ -12,6 +12,8 @@ const fresh = 10 * 60_000;
 const usable = 24 * 3_600_000;
 /** Milliseconds between fetches for the sake of unknown keys, since anybody can send a token that names one. */
 const pause = 30_000;
+/** Milliseconds until a fetch that failed is tried again: callers wait for it, and the issuer may be overloaded. */
+const pauseAfterFailure = 5000;
 /** Milliseconds that the issuer has to answer; a caller waits meanwhile. */
 const patience = 5000;
 /** Bytes; issuers have some ten keys of at most 2 KiB. */
@@ -24,9 +26,9 @@ export class KeysUnavailable extends Error {}
 export class KeySet {
 	readonly #place: string;
 	#keys: LocalJWKSet | undefined;
-	/** When the keys were fetched, and when that was last tried; by the clock that only goes forward. */
+	/** When the keys were fetched, and before when they are not to be fetched again; by the clock that only goes forward. */
 	#fetchedAt = Number.NEGATIVE_INFINITY;
-	#triedAt = Number.NEGATIVE_INFINITY;
+	#pausedUntil = Number.NEGATIVE_INFINITY;
 	#failure = '';
 	#fetching: Promise<void> | undefined;
 
@@ -37,14 +39,14 @@ export class KeySet {
 
 	/** The key that a token's header names. @throws KeysUnavailable · an error of jose when there is none that fits */
 	async keyFor(header: JWSHeaderParameters, token: FlattenedJWSInput): Promise<CryptoKey> {
-		if (performance.now() - this.#fetchedAt > fresh) await this.#refresh();
+		if (performance.now() - this.#fetchedAt > fresh) await this.#refresh(0);
 		const { errors } = await import('jose');
 		try {
 			return await this.#current()(header, token);
 		} catch (error) {
 			if (!(error instanceof errors.JWKSNoMatchingKey)) throw error;
 			const before = this.#fetchedAt;
-			await this.#refresh();
+			await this.#refresh(pause);
 			if (this.#fetchedAt === before) throw error;
 			return this.#current()(header, token);
 		}
@@ -55,13 +57,14 @@ export class KeySet {
 		throw new KeysUnavailable(`the keys of ${this.#place} cannot be had: ${this.#failure}`);
 	}
 
-	/** Fetches, unless that was done a moment ago. Many callers at a time wait for one fetch. */
-	#refresh(): Promise<void> {
+	/** Fetches, unless it is too early for that. Many callers at a time wait for one fetch. @param rest until the next one */
+	#refresh(rest: number): Promise<void> {
 		if (this.#fetching !== undefined) return this.#fetching;
-		if (performance.now() - this.#triedAt < pause) return Promise.resolve();
-		this.#triedAt = performance.now();
+		if (performance.now() < this.#pausedUntil) return Promise.resolve();
+		this.#pausedUntil = performance.now() + rest;
 		this.#fetching = this.#fetch()
 			.catch((error: Error) => {
+				this.#pausedUntil = performance.now() + Math.max(rest, pauseAfterFailure);
 				this.#failure = error.cause instanceof Error ? error.cause.message : error.message;
 			})
 			.finally(() => {

@@ -158,6 +158,7 @@ function logDelivery(ctx: Context, entry: Entry, log: Log): void {
 		status: statusOf(ctx),
 		ms: Date.now() - entry.receivedAt,
 		client: entry.client.ip,
+		caller: entry.caller,
 		runs: entry.runs,
 		reason: entry.reason === undefined ? undefined : withoutFingerprints(entry.reason),
 	});

@@ -45,6 +45,8 @@ export interface Entry {
 	/** Who calls, as the connection or a trusted proxy tells. */
 	readonly client: Client;
 	route?: string;
+	/** Who was found to call, by auth or source. */
+	caller?: string;
 	runs?: readonly string[];
 	/** There once it is known not to be refused. */
 	outcome?: DeliveryOutcome;
@@ -86,6 +88,7 @@ export class Deliveries {
 		const query = parseQuery(entry.query);
 		const body = await this.#bodies.read(ctx, { size: listen.max_body, time: listen.body_timeout });
 		const verified = await this.#rates.verify(deliveryOf(ctx, entry, query, body), route.access, route);
+		if (verified.who !== '') entry.caller = verified.who;
 		// An EventSource takes 204 as the word to stop.
 		if (runsNothing(ctx)) {
 			entry.outcome = 'ignored';
