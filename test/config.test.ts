@@ -893,6 +893,10 @@ describe('the JSON Schema', () => {
 			}
 			if (typeof schema.additionalProperties === 'object')
 				walk(schema.additionalProperties as Record<string, unknown>, `${at}.*`);
+			for (const [name, inner] of Object.entries(
+				(schema.$defs ?? {}) as Record<string, Record<string, unknown>>,
+			))
+				walk(inner, name);
 		};
 		walk(shipped, '');
 	});
@@ -912,12 +916,20 @@ describe('the JSON Schema', () => {
 			'listen: { address: ["::1", "unix:/x"], port: 0, max_body: 5 MiB, body_timeout: 1.5m }\nroutes: {}\n',
 			'routes:\n  a/:b: { command: [x], method: [get, put], params: { b: { type: integer }, c: { default: 2.5 } }, env: { A: 1, B: true }, wait: 5s, concurrency: { limit: 2 }, respond: { busy: { status: 503, headers: { retry-after: 5 } } } }\n',
 			'routes: { a: { command: x, wait: true, max_output: 4096, stdin: body, auth: none } }\n',
+			'routes: { a: { steps: [{ command: x, timeout: 5s }, { http: { url: "http://h/", json: [1], status: [200, 3xx, 404-410], bearer: x } }, { trigger: t }], on_success: { command: x }, on_failure: [{ trigger: t }] } }\n',
 		];
 		const bad = [
 			'log: {}\n',
 			'routes: []\n',
 			'routes: { a: {} }\n',
 			'routes: { a: { comand: x } }\n',
+			'routes: { a: { command: x, steps: [{ command: x }] } }\n',
+			'routes: { a: { steps: [] } }\n',
+			'routes: { a: { steps: [{}] } }\n',
+			'routes: { a: { steps: [{ command: x, trigger: t }] } }\n',
+			'routes: { a: { steps: [{ http: {} }] } }\n',
+			'routes: { a: { steps: [{ http: { url: "http://h/", status: 2000 } }] } }\n',
+			'routes: { a: { command: x, on_failure: [] } }\n',
 			'routes: { a: { command: 5 } }\n',
 			'routes: { a: { command: [] } }\n',
 			'routes: { a: { command: "" } }\n',
@@ -979,6 +991,8 @@ describe('docs/routes.md', { concurrency: 2 }, () => {
 			}
 			if (typeof schema.additionalProperties === 'object')
 				walk(schema.additionalProperties as Record<string, unknown>);
+			for (const inner of Object.values((schema.$defs ?? {}) as Record<string, Record<string, unknown>>))
+				walk(inner);
 		};
 		walk(jsonSchema());
 		for (const key of keys) assert.match(page, new RegExp(`^\\| (\\[?\`|.*\`)(\\w+\\.)?${key}\``, 'm'), key);
