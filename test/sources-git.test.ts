@@ -4,11 +4,13 @@
  */
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { generateKeyPairSync, randomUUID, sign as signWith } from 'node:crypto';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
 import { sign as octokitSign } from '@octokit/webhooks-methods';
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
@@ -22,6 +24,7 @@ import {
 	type Answer,
 	command,
 	type Listener,
+	root,
 	startListener,
 	temporaryDirectory,
 } from './helpers/listener.ts';
@@ -60,9 +63,31 @@ function written(name: string): string {
 	return name === 'hmac' ? '{ hmac: { event: X-Event } }' : (name.split(' ')[0] as string);
 }
 
+/** Every field of an event, as a parameter. */
+const fields = [
+	...['action', 'ref', 'branch', 'tag', 'commit', 'created', 'deleted', 'forced', 'sender'],
+	...['name', 'full_name', 'url', 'ssh_url'].map((name) => `repository.${name}`),
+	...['registry', 'repository', 'tag', 'digest'].map((name) => `image.${name}`),
+];
+const params = Object.fromEntries(
+	fields.map((field) => [field.replace('.', '_'), { from: `event.${field}`, pattern: '.+' }]),
+);
+
+/** The parameters that an event becomes: all that is not empty. */
+function parametersOf(known: Readonly<Record<string, unknown>>): Record<string, string> {
+	const event = eventOf(known as { kind: string });
+	const values = fields.map((field): [string, string] => {
+		const value = field
+			.split('.')
+			.reduce<unknown>((at, name) => (at as Record<string, unknown>)[name], event);
+		return [field.replace('.', '_'), String(value)];
+	});
+	return Object.fromEntries(values.filter(([, value]) => value !== ''));
+}
+
 const routes = Object.entries(senders).map(
 	([name, { secret }]) =>
-		`  ${routeOf(name)}: { source: ${written(name)}, secret: ${yaml(secret)}, command: 'printf %s "$WEBHOOK_EVENT"' }`,
+		`  ${routeOf(name)}: { source: ${written(name)}, secret: ${yaml(secret)}, params: ${yaml(params)}, command: 'printf %s "$WEBHOOK_EVENT"' }`,
 );
 
 /** The kind of the event that a run is for. */
@@ -205,7 +230,7 @@ describe('a delivery', () => {
 		});
 	}
 
-	test('of each source becomes a run for each of its events', async () => {
+	test('of each source becomes a run for each of its events, with all that they tell', async () => {
 		for (const [name, sender] of Object.entries(senders)) {
 			for (const fixture of fixtures(name.split(' ')[0] as string)) {
 				// Early versions of Forgejo spoke as Gitea does.
@@ -220,6 +245,8 @@ describe('a delivery', () => {
 				const ids: string[] = (answer.json.runs ?? []).map(({ id }: { id: string }) => id);
 				const told = await Promise.all(ids.map((id) => kindOf(listener, id)));
 				assert.deepEqual(told, kinds, `${name} ${fixture.name}`);
+				const parameters = await Promise.all(ids.map(async (id) => (await listener.run(id)).parameters));
+				assert.deepEqual(parameters, fixture.events.map(parametersOf), `${name} ${fixture.name}`);
 			}
 		}
 	});
@@ -566,6 +593,74 @@ routes:
 			again.json.runs.map(({ id }: { id: string }) => id),
 			answer.json.runs.map(({ id }: { id: string }) => id),
 		);
+	});
+});
+
+describe('docs/sources.md', () => {
+	const page = fs.readFileSync(path.join(root, 'docs/sources.md'), 'utf8');
+	const blocks = [...page.matchAll(/^```yaml\n([\s\S]*?)^```$/gm)].map(([, text = '']) => text);
+	const shown = blocks.filter((text) =>
+		here.some((name) => new RegExp(`source: (\\{ )?${name}\\b`).test(text)),
+	);
+	const files: Record<string, string> = { 'azure-devops.secret': 'swordfish' };
+	for (const [name, { secret }] of Object.entries(senders)) files[`${name}.secret`] = `${secret}\n`;
+
+	/** Those that the page's examples want, a push of `production` where they ask for that. */
+	const wanted: Readonly<Record<string, string>> = {
+		github: 'push-forced',
+		'bitbucket-server': 'push-several',
+		'azure-devops': 'push-several',
+		slack: 'slash-command',
+		'standard-webhooks': 'typed',
+		hmac: 'typed',
+	};
+
+	function fixtureFor(source: string, example: string): Fixture {
+		const name = wanted[source] ?? 'push';
+		const fixture = fixtures(source).find((it) => it.name === name) as Fixture;
+		if (!example.includes('== "production"')) return fixture;
+		return JSON.parse(JSON.stringify(fixture).replaceAll('feature/hiera', 'production'));
+	}
+
+	test('has an example of each source', () => {
+		for (const name of here) assert.match(shown.join(), new RegExp(`source: (\\{ )?${name}\\b`));
+	});
+
+	for (const text of shown) {
+		const named = [...text.matchAll(/^ {2}([\w-]+):\n {4}source: (?:\{ )?([\w-]+)/gm)];
+		test(`shows how ${named.map(([, , source]) => source).join(', ')} gets in, and who else does not`, async () => {
+			const listener = await startListener({ routes: text, files });
+			for (const [, route = '', source = ''] of named) {
+				const fixture = fixtureFor(source, text);
+				const { headers, body } = bytesOf(fixture);
+				await assertRefused(listener, route, { headers, body });
+				const proof = senders[source]?.sign(body, senders[source].secret) ?? {
+					Authorization: `Basic ${Buffer.from('azure:swordfish').toString('base64')}`,
+				};
+				const answer = await deliver(listener, route, { headers: { ...headers, ...proof }, body });
+				if (text.includes('status: 200')) assert.equal(answer.text, 'On its way.\n');
+				else {
+					assert.equal(answer.status, 202, answer.text);
+					const { branch } = (await listener.run(answer.json.runs[0].id)).parameters;
+					if (text.includes('event.branch, ')) assert.equal(branch, fixture.events[0]?.branch);
+				}
+				assert.equal(await listener.runCount(route), 1);
+			}
+		});
+	}
+
+	test('shows how a shell signs', async () => {
+		const example = shown.find((text) => text.includes('hmac')) as string;
+		const listener = await startListener({ routes: example, files });
+		const script = /^```sh\n([\s\S]*?)^```$/m.exec(page)?.[1] ?? '';
+		assert.match(script, /openssl/);
+		const { stdout } = await promisify(execFile)(
+			'/bin/sh',
+			['-c', script.replace('https://webhook.example.com:6969', listener.url)],
+			{ env: { ...process.env, SECRET: senders.hmac!.secret }, timeout: 30_000 },
+		);
+		const run = await listener.ended(JSON.parse(stdout).runs[0].id);
+		assert.deepEqual(run.parameters, { role: 'haproxy' });
 	});
 });
 

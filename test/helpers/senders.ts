@@ -18,10 +18,13 @@ export interface Fixture {
 /** The deliveries in test/fixtures/sources/<source>. */
 export function fixtures(source: string): Fixture[] {
 	const dir = path.join(root, 'test/fixtures/sources', source);
-	return fs.readdirSync(dir).map((file) => ({
-		name: path.basename(file, '.json'),
-		...JSON.parse(fs.readFileSync(path.join(dir, file), 'utf8')),
-	}));
+	return fs
+		.readdirSync(dir)
+		.sort()
+		.map((file) => ({
+			name: path.basename(file, '.json'),
+			...JSON.parse(fs.readFileSync(path.join(dir, file), 'utf8')),
+		}));
 }
 
 /** A delivery ready to be sent. */
