@@ -36,6 +36,8 @@ const tools: readonly Tool[] = [
 	{ debian: 'openssl', found: { program: 'openssl' }, purpose: 'tests with certificates' },
 	{ debian: 'curl', found: { program: 'curl' }, purpose: 'the commands that the documents show' },
 	{ debian: 'python3', found: { program: 'python3' }, purpose: 'tests with a syslog daemon of this host' },
+	{ debian: 'sudo', found: { program: 'visudo' }, purpose: 'the check of sudo’s rules' },
+	{ debian: 'systemd', found: { program: 'systemd-analyze' }, purpose: 'tests with systemd’s programs' },
 	{ debian: 'prometheus', found: { program: 'promtool' }, purpose: 'the check of metrics and alerts' },
 ];
 

@@ -74,7 +74,9 @@ export function modulePath(): string {
 	if (modules === undefined) {
 		modules = temporaryDirectory('puppet-webhook-modules-');
 		const module = path.join(modules, 'webhook');
-		for (const name of ['metadata.json', 'manifests']) {
+		for (const name of [
+			...['metadata.json', 'hiera.yaml', 'data', 'functions', 'manifests', 'templates', 'types'],
+		]) {
 			fs.cpSync(path.join(root, name), path.join(module, name), { recursive: true });
 		}
 		fs.cpSync(path.join(root, 'ruby-type/lib'), path.join(module, 'lib'), { recursive: true });
