@@ -74,7 +74,7 @@ export class KeySet {
 	}
 
 	async #fetch(): Promise<void> {
-		const text = this.#place.startsWith('/') ? await readFile(this.#place, 'utf8') : await get(this.#place);
+		const text = this.#place.startsWith('/') ? await readFile(this.#place, 'utf8') : await fetchText(this.#place);
 		const { createLocalJWKSet } = await import('jose');
 		this.#keys = createLocalJWKSet(parseKeys(text));
 		this.#fetchedAt = performance.now();
@@ -92,7 +92,8 @@ export function parseKeys(text: string): JSONWebKeySet {
 	return keys as JSONWebKeySet;
 }
 
-async function get(address: string): Promise<string> {
+/** What is at an address that keys are at. @throws Error when it is not to be had, or is too much */
+export async function fetchText(address: string): Promise<string> {
 	const response = await fetch(address, {
 		// A redirect would lead where nobody has said that keys are.
 		redirect: 'error',

@@ -168,7 +168,7 @@ function compileClaim(values: Wanted | readonly Wanted[]): (value: unknown) => b
 }
 
 /** What a good token says; of another, as a text, why it is not taken. */
-async function payloadOf(token: string, keys: Keys, rules: JWTVerifyOptions): Promise<JWTPayload | string> {
+export async function payloadOf(token: string, keys: Keys, rules: JWTVerifyOptions): Promise<JWTPayload | string> {
 	// Loading it takes some 20 ms, by which the listener would start later for who needs it not.
 	const { errors, jwtVerify } = await import('jose');
 	try {

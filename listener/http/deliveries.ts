@@ -77,7 +77,9 @@ export class Deliveries {
 	async receive(ctx: Context, entry: Entry): Promise<void> {
 		const { routes, listen } = this.#config.current;
 		if (ctx.method === 'OPTIONS') {
-			answerOptions(ctx, entry.path, routes.allowed(entry.path));
+			const allowed = routes.allowed(entry.path);
+			answerOptions(ctx, entry.path, allowed);
+			if (allowed.includes('POST')) answerHandshake(ctx, routes.match('POST', entry.path).route);
 			entry.outcome = 'ignored';
 			return;
 		}
@@ -241,6 +243,19 @@ function answerOptions(ctx: Context, path: string, allowed: readonly string[]): 
 	if (allowed.length === 0) throw new NotFound(`there is no route ${path}`);
 	ctx.set('Allow', allowed.join(', '));
 	answerEmpty(ctx, 204);
+}
+
+/**
+ * Tells a sender of CloudEvents that its deliveries are wanted here, when the route's source knows it. The address that it may
+ * name for a later answer (WebHook-Request-Callback) is not called: anybody can name any.
+ */
+function answerHandshake(ctx: Context, { source }: Route): void {
+	const origin = ctx.get('WebHook-Request-Origin');
+	if (source?.origins?.includes(origin.toLowerCase()) !== true) return;
+	answerEmpty(ctx, 200);
+	ctx.set('WebHook-Allowed-Origin', origin);
+	const rate = ctx.get('WebHook-Request-Rate');
+	if (/^\d{1,9}$/.test(rate)) ctx.set('WebHook-Allowed-Rate', rate);
 }
 
 async function stdinFor(route: Route, parameters: Parameters, body: ArrivedBody): Promise<Buffer | null> {

@@ -3,6 +3,7 @@
  * bodies of their own. What is not there, or is of another type, reads as nothing.
  */
 
+import { createHash } from 'node:crypto';
 import { type Body, type Delivery, headerOf } from '../delivery.ts';
 import { BadRequest } from '../errors.ts';
 
@@ -53,6 +54,14 @@ export function requiredHeader(delivery: Delivery, name: string, sender: string)
 /** A text that is fit to know a delivery by; null otherwise. */
 export function idOf(text: string): string | null {
 	return /^[!-~]{1,255}$/.test(text) ? text : null;
+}
+
+/** An id for what has none of its own, made of what tells one delivery from another. */
+export function keyOf(...parts: readonly (string | Uint8Array)[]): string {
+	const hash = createHash('sha256');
+	// With their lengths, so that "a", "bc" is not "ab", "c".
+	for (const part of parts) hash.update(`${part.length}:`).update(part);
+	return hash.digest('base64url');
 }
 
 /** The last part of `owner/name`. */

@@ -32,6 +32,8 @@ export interface Source {
 	deliveryId(delivery: Delivery, body: Body): string | null;
 	/** Milliseconds for which that id is remembered: long after the sender's last retry. */
 	readonly remember: number;
+	/** Senders that may ask by OPTIONS whether deliveries are wanted here, as CloudEvents senders do; none without it. */
+	readonly origins?: readonly string[];
 }
 
 /** A kind of source, one a file; the table of them is in source.ts. */

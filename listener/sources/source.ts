@@ -1,15 +1,24 @@
 /** Sources: who sends. The table of all kinds, and what makes a route's source of what routes.yaml says. */
 
 import type { Secrets } from '../secret.ts';
+import { acr } from './acr.ts';
 import { azureDevops } from './azure-devops.ts';
 import { bitbucket } from './bitbucket.ts';
 import { bitbucketServer } from './bitbucket-server.ts';
+import { cdevents } from './cdevents.ts';
+import { dockerhub } from './dockerhub.ts';
+import { gcr } from './gcr.ts';
 import { forgejo, gitea, gogs } from './gitea.ts';
 import { github } from './github.ts';
 import { gitlab } from './gitlab.ts';
+import { harbor } from './harbor.ts';
 import { hmac } from './hmac.ts';
+import { jenkins } from './jenkins.ts';
 import type { Source, SourceKind } from './kind.ts';
+import { nexus } from './nexus.ts';
+import { quay } from './quay.ts';
 import { slack } from './slack.ts';
+import { sns } from './sns.ts';
 import { standardWebhooks } from './standard-webhooks.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: each kind checks its own options before it gets them
@@ -22,6 +31,15 @@ export const sourceKinds: readonly SourceKind<any>[] = [
 	forgejo,
 	gogs,
 	azureDevops,
+	dockerhub,
+	harbor,
+	quay,
+	nexus,
+	gcr,
+	acr,
+	sns,
+	jenkins,
+	cdevents,
 	standardWebhooks,
 	slack,
 	hmac,
