@@ -6,6 +6,7 @@ import { FilePlace, type FileSettings } from './logs/file.ts';
 import type { Place, Tell } from './logs/place.ts';
 import { StreamPlace } from './logs/stream.ts';
 import { SyslogPlace, type SyslogSettings, syslogForm, syslogName } from './logs/syslog.ts';
+import { Mask } from './mask.ts';
 
 export const logLevels = ['error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -136,8 +137,14 @@ const rank: Readonly<Record<RouteLogLevel, number>> = { none: -1, error: 0, warn
  * Opens the log.
  * @param stream what the console is, usually standard output
  * @param coloured true when a person reads it on a terminal
+ * @param mask hides what no line may show
  */
-export function openLog(settings: LogSettings, stream: NodeJS.WritableStream, coloured: boolean): Log {
+export function openLog(
+	settings: LogSettings,
+	stream: NodeJS.WritableStream,
+	coloured: boolean,
+	mask: Mask = new Mask(),
+): Log {
 	const outlets = new Outlets();
 	const { none: _, ...levels } = rank;
 	// What is written is decided before winston sees it: its one level cannot tell routes apart.
@@ -155,7 +162,9 @@ export function openLog(settings: LogSettings, stream: NodeJS.WritableStream, co
 		return rank[level] <= rank[own ?? current.level];
 	};
 	const write = (level: LogLevel) => (message: string, fields?: LogFields) => {
-		if (shows(level, fields?.route)) logger.log({ level, message, time: new Date().toISOString(), fields });
+		if (!shows(level, fields?.route)) return;
+		const shown = { message: mask.text(message), fields: mask.value(fields) };
+		logger.log({ level, time: new Date().toISOString(), ...shown });
 	};
 	const tell: Tell = (level, message, fields) => write(level)(message, fields);
 	const consoleForm = ({ format }: LogSettings) =>

@@ -13,6 +13,7 @@ import { parseDuration } from './config/values.ts';
 import { ConfigError, WebhookError } from './errors.ts';
 import { createServer } from './http/app.ts';
 import { type LogSettings, openLog } from './log.ts';
+import { Mask } from './mask.ts';
 import { Metrics } from './metrics.ts';
 import { addOperatorCommands } from './operator.ts';
 import { usualKeep } from './routes/route.ts';
@@ -88,14 +89,16 @@ interface ServeOptions {
 }
 
 async function serve(options: ServeOptions): Promise<number> {
-	const log = openLog(defaultLog(), process.stdout, coloured());
+	const mask = new Mask();
+	const log = openLog(defaultLog(), process.stdout, coloured(), mask);
 	// A reader that goes away (`| head`) must not end the listener; its log has nowhere to go, that is all.
 	process.stdout.on('error', () => {});
 	const systemd = openServiceManager(process.env, process.pid, log);
 
 	const config = new LiveConfig(options.config, log, process.env);
 	const follow = () => {
-		const { log: settings, routes } = config.current;
+		const { log: settings, routes, secrets } = config.current;
+		mask.replace(secrets.map((secret) => secret.reveal()));
 		log.configure({ ...defaultLog(), ...settings, routes: routes.logLevels });
 	};
 	await config.load();
@@ -104,7 +107,7 @@ async function serve(options: ServeOptions): Promise<number> {
 
 	const environment = environmentForCommands();
 	const store = SqliteStore.open(options.state);
-	const outputs = new Outputs(options.state, store);
+	const outputs = new Outputs(options.state, store, mask);
 	const triggers = new Triggers({ store, log });
 	const runner = Runner.start({
 		environment,

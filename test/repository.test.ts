@@ -35,7 +35,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// Parts that stand alone.
 	terminal: [],
 	logs: [],
-	log: ['logs', 'errors'],
+	mask: [],
+	log: ['logs', 'errors', 'mask'],
 	systemd: ['log'],
 	stores: ['runs/run', 'errors'],
 	// How values are written in routes.yaml, for the parts that say what may be written about them.
@@ -56,7 +57,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 		...['steps/step', 'runs/run', 'spelling', 'routes/expressions', 'routes/meter'],
 	],
 	// Doing it.
-	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors'],
+	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors', 'mask'],
 	triggers: ['triggers/name', 'runs', 'runs/run', 'stores', 'log', 'errors'],
 	// The definition of routes.yaml is made of the definitions of its parts.
 	config: [
@@ -99,7 +100,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	operator: ['errors', 'runs/run', 'terminal', 'client'],
 	main: [
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
-		...['triggers', 'config', 'config/values', 'metrics', 'http', 'operator', 'systemd'],
+		...['triggers', 'config', 'config/values', 'metrics', 'http', 'operator', 'systemd', 'mask'],
 	],
 };
 

@@ -244,6 +244,10 @@ const parameter = z
 			.enum(parameterTypes)
 			.optional()
 			.meta({ description: 'What the value has to be. Default: string.' }),
+		secret: z.boolean().optional().meta({
+			description:
+				'true: the value is shown nowhere, hidden in what the run prints, and forgotten when that has ended. Default: false.',
+		}),
 	})
 	.meta({
 		description: 'A value that callers may give: in the path, the query, or the top level of the body.',

@@ -226,14 +226,15 @@ function routeJson(route: Route) {
 		auth: authNames(route.access),
 		wait: route.wait,
 		parameters: [...route.rules.values()].map(
-			({ name, description, required, type, default: value, pattern, enum: values }) => ({
+			({ name, description, required, type, default: value, pattern, enum: values, secret }) => ({
 				name,
 				description,
 				required,
 				type,
-				default: value,
+				default: secret ? null : value,
 				pattern,
-				enum: values,
+				enum: secret ? null : values,
+				secret,
 			}),
 		),
 	};

@@ -5,7 +5,7 @@ import type { Context } from 'koa';
 import { WebhookError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { Answer, Route } from '../routes/route.ts';
-import type { Run } from '../runs/run.ts';
+import { type Run, shownParameters } from '../runs/run.ts';
 
 /** Bodies end with a line end, for whoever reads them in a terminal. */
 const json = 'application/json';
@@ -82,7 +82,7 @@ export function runJson(run: Run) {
 		attempt: run.attempt,
 		waitsFor: run.waitsFor,
 		nextAttemptAt: isoTime(run.nextAttemptAt),
-		parameters: run.parameters,
+		parameters: shownParameters(run),
 		acceptedAt: isoTime(run.acceptedAt),
 		startedAt: isoTime(run.startedAt),
 		endedAt: isoTime(run.endedAt),

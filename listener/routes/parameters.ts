@@ -25,11 +25,15 @@ export interface ParameterSpec {
 	readonly enum?: readonly (string | number | boolean)[] | undefined;
 	/** Default `string`. */
 	readonly type?: ParameterType | undefined;
+	/** Default false; true: its value is shown nowhere, and is forgotten when the run has ended. */
+	readonly secret?: boolean | undefined;
 }
 
 /** A parameter as a route has it. */
 export interface ParameterRule {
 	readonly name: string;
+	/** Its value is shown nowhere. */
+	readonly secret: boolean;
 	readonly description: string;
 	/** null: the value is what has the parameter's name. */
 	readonly from: Expression | null;
@@ -331,6 +335,12 @@ export function compileRule(
 		const message = `can never be used: the path gives the value; name the parameter otherwise, or say from: path.${name} there`;
 		faults.push({ key: [name, 'from'], message });
 	}
+	if (inPath && spec.secret) {
+		faults.push({
+			key: [name, 'secret'],
+			message: `:${name} is a part of the path, and paths stand in logs; take it from the body instead`,
+		});
+	}
 	if (inPath && spec.required === false) {
 		faults.push({
 			key: [name, 'required'],
@@ -341,6 +351,7 @@ export function compileRule(
 
 	const rule: ParameterRule = {
 		name,
+		secret: spec.secret ?? false,
 		description: spec.description ?? '',
 		from,
 		required: inPath || (spec.required ?? false),

@@ -215,7 +215,8 @@ export function compileRoute(
 		faults.push(...when.faults.map((fault) => ({ key: ['when'], ...fault })));
 	// A rule that was refused is declared all the same: its fault is told once, not again for every use.
 	const declared = new Set([...Object.keys(spec.params ?? {}), ...segmentNames]);
-	const texts = new Texts(declared, runValues);
+	const secret = new Set([...rules.values()].flatMap((rule) => (rule.secret ? rule.name : [])));
+	const texts = new Texts(declared, runValues, secret);
 	const optional = (text: string | undefined, key: string) =>
 		text === undefined ? undefined : texts.where({}).compile(text, 'concurrency', key);
 	const group = optional(spec.concurrency?.group, 'group');
@@ -265,6 +266,7 @@ export function compileRoute(
 			...(steps.onFailure && { onFailure: steps.onFailure.map((step) => step.plan(parameters)) }),
 			...retry,
 			...onCrash,
+			...(secret.size === 0 ? {} : { secretParameters: [...secret] }),
 			...(lockfile === undefined ? {} : { lockfile: lockfile.fill(parameters) }),
 		}),
 		secret: ({ place, use }) => {

@@ -155,33 +155,37 @@ const nothing = new Template([''], []);
 export class Texts {
 	readonly faults: TextFault[];
 	readonly #declared: ReadonlySet<string>;
+	readonly #secret: ReadonlySet<string>;
 	readonly #own: Readonly<Record<string, string>>;
 	readonly #at: readonly (string | number)[];
 
 	/**
 	 * @param declared the parameters that the route declares
 	 * @param own which values of the run may be used
+	 * @param secret those of the parameters that may stand nowhere, since texts are seen and kept
 	 */
 	constructor(
 		declared: ReadonlySet<string>,
 		own: Readonly<Record<string, string>>,
+		secret: ReadonlySet<string>,
 		at: readonly (string | number)[] = [],
 		faults: TextFault[] = [],
 	) {
 		this.#declared = declared;
 		this.#own = own;
+		this.#secret = secret;
 		this.#at = at;
 		this.faults = faults;
 	}
 
 	/** Those below a key; their faults are gathered here. */
 	at(...key: (string | number)[]): Texts {
-		return new Texts(this.#declared, this.#own, [...this.#at, ...key], this.faults);
+		return new Texts(this.#declared, this.#own, this.#secret, [...this.#at, ...key], this.faults);
 	}
 
 	/** The same, where other values of the run are known. */
 	where(own: Readonly<Record<string, string>>): Texts {
-		return new Texts(this.#declared, own, this.#at, this.faults);
+		return new Texts(this.#declared, own, this.#secret, this.#at, this.faults);
 	}
 
 	/** The name of a place of the route: `steps.1.http.url`. */
@@ -202,6 +206,11 @@ export class Texts {
 			return nothing;
 		}
 		for (const name of template.names) {
+			if (this.#secret.has(name))
+				this.fault(
+					`{{${name}}} is a secret parameter, and would be seen here; commands have it in their environment, so write "$${name}" in a command that is text`,
+					...key,
+				);
 			if (this.#declared.has(name)) continue;
 			const known =
 				this.#declared.size === 0

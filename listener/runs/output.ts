@@ -13,6 +13,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { Mask, type MaskedStream } from '../mask.ts';
 import type { KeptOutput, Store } from '../stores/store.ts';
 import { hasEnded, type Run, runId } from './run.ts';
 
@@ -39,6 +40,7 @@ export class OutputWriter {
 	readonly #tail: number;
 	readonly #mark: number;
 	readonly #grown: (size: number) => void;
+	readonly #masked: MaskedStream | undefined;
 	#size = 0;
 	/** What came so far, as long as it may stay short. */
 	#memory: Buffer[] | undefined = [];
@@ -51,9 +53,12 @@ export class OutputWriter {
 	 * @param file where output goes unless it stays short; an older file is replaced
 	 * @param most bytes to keep
 	 * @param grown is told now and then how many bytes have been written, once there is a file
+	 * @param secrets are kept nowhere: not even the file has them
 	 */
-	constructor(file: string, most: number, grown: (size: number) => void) {
+	constructor(file: string, most: number, grown: (size: number) => void, secrets: readonly string[] = []) {
 		this.#file = file;
+		const mask = new Mask(secrets);
+		this.#masked = mask.empty ? undefined : mask.stream();
 		const { head, tail, mark } = layout(most);
 		this.#head = head;
 		this.#tail = tail;
@@ -66,6 +71,10 @@ export class OutputWriter {
 	 * thread, and the ring keeps the same few pages dirty, so the kernel has no reason to make us wait.
 	 */
 	write(bytes: Buffer): void {
+		this.#keep(this.#masked?.write(bytes) ?? bytes);
+	}
+
+	#keep(bytes: Buffer): void {
 		if (bytes.length === 0) return;
 		const offset = this.#size;
 		this.#size += bytes.length;
@@ -81,6 +90,7 @@ export class OutputWriter {
 
 	/** Ends the output. It is on disk, or in the answer, when this resolves; `trouble` says why not all could be kept. */
 	async end(): Promise<KeptOutput & { readonly trouble: string | undefined }> {
+		if (this.#masked) this.#keep(this.#masked.end());
 		clearTimeout(this.#toFile);
 		clearTimeout(this.#tell);
 		const size = this.#size;
@@ -185,14 +195,19 @@ export class Outputs {
 	/** Where files of output are. */
 	readonly directory: string;
 	readonly #store: Store;
+	readonly #mask: Mask;
 	/** Runs under way. */
 	readonly #growing = new Map<string, Growing>();
 	readonly #waiting = new Map<string, Set<() => void>>();
 
-	/** @param state the state directory */
-	constructor(state: string, store: Store) {
+	/**
+	 * @param state the state directory
+	 * @param mask hides what nobody is to read
+	 */
+	constructor(state: string, store: Store, mask: Mask = new Mask()) {
 		this.directory = path.join(state, 'output');
 		this.#store = store;
+		this.#mask = mask;
 		fs.mkdirSync(this.directory, { recursive: true, mode: 0o700 });
 	}
 
@@ -256,8 +271,60 @@ export class Outputs {
 		return removed;
 	}
 
-	/** What is there now, from an offset on. */
-	async *read(id: string, from: number): AsyncGenerator<OutputPart, void, undefined> {
+	/** What is there now, from an offset on, with secrets hidden. */
+	read(id: string, from: number): AsyncGenerator<OutputPart, void, undefined> {
+		return this.#masked(id, from, (start) => this.#read(id, start));
+	}
+
+	/** What is there and what is to come, from an offset on, until the run has ended or `signal` aborts, with secrets hidden. When the run is started again, its output begins again at 0. */
+	follow(id: string, from: number, signal: AbortSignal): AsyncGenerator<OutputPart, void, undefined> {
+		return this.#masked(id, from, (start) => this.#follow(id, start, signal));
+	}
+
+	/** Bytes of output with secrets hidden. */
+	hidden(bytes: Buffer): Buffer {
+		return this.#mask.bytes(bytes);
+	}
+
+	async *#masked(
+		id: string,
+		from: number,
+		parts: (from: number) => AsyncGenerator<OutputPart, void, undefined>,
+	): AsyncGenerator<OutputPart, void, undefined> {
+		if (this.#mask.empty) return yield* parts(from);
+		// What lies before decides whether the first bytes are the end of a secret: nobody gets it byte by byte.
+		const start = Math.max(0, from - this.#mask.reach);
+		let stream = this.#mask.stream();
+		/** The offset of what the stream gives next; and behind what it took. */
+		let given = start;
+		let taken = start;
+		const piece = (bytes: Buffer): OutputPart => {
+			const before = Math.max(0, Math.min(bytes.length, from - given));
+			given += bytes.length;
+			return { from: given - bytes.length + before, bytes: bytes.subarray(before) };
+		};
+		for await (const part of parts(start)) {
+			if (part.from !== taken) {
+				const last = piece(stream.end(part.cut !== undefined));
+				if (last.bytes.length > 0) yield last;
+				stream = this.#mask.stream(part.cut !== undefined);
+				// The run was started again.
+				if (part.from < taken) from = 0;
+				given = part.from;
+			}
+			taken = end(part);
+			const cut =
+				part.cut && part.cut.to > from ? { ...part.cut, from: Math.max(from, part.cut.from) } : undefined;
+			const masked = piece(stream.write(part.bytes));
+			if (cut !== undefined) yield { ...masked, cut };
+			else if (masked.bytes.length > 0) yield masked;
+		}
+		// What is held back of a run that goes on is for those who read it later.
+		const last = piece(this.#growing.has(id) ? Buffer.alloc(0) : stream.end());
+		if (last.bytes.length > 0) yield last;
+	}
+
+	async *#read(id: string, from: number): AsyncGenerator<OutputPart, void, undefined> {
 		const run = await this.#store.get(id);
 		if (run === undefined) return;
 		const growing = this.#growing.get(id);
@@ -272,8 +339,7 @@ export class Outputs {
 		}
 	}
 
-	/** What is there and what is to come, from an offset on, until the run has ended or `signal` aborts. When the run is started again, its output begins again at 0. */
-	async *follow(id: string, from: number, signal: AbortSignal): AsyncGenerator<OutputPart, void, undefined> {
+	async *#follow(id: string, from: number, signal: AbortSignal): AsyncGenerator<OutputPart, void, undefined> {
 		let run = await this.#store.get(id);
 		let attempt: number | undefined;
 		let reader: FileReader | undefined;

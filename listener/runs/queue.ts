@@ -252,10 +252,15 @@ export class Queue {
 	/**
 	 * Takes a run that does once more what another does or did, as it was decided then: group, parameters, steps, input.
 	 * @returns the new run, or the one that it joined
-	 * @throws NotFound Conflict (its input is not kept) Busy ShuttingDown StoreUnavailable
+	 * @throws NotFound Conflict (its input, or what was secret, is not kept) Busy ShuttingDown StoreUnavailable
 	 */
 	async rerun(id: string): Promise<Run> {
 		const earlier = await this.#get(id);
+		if (earlier.plan.secretParameters !== undefined && hasEnded(earlier.state)) {
+			throw new Conflict(
+				`the run had secret parameters (${earlier.plan.secretParameters.join(', ')}), whose values are not kept; send the request again instead`,
+			);
+		}
 		const input = await this.#store.input(id);
 		if (input === undefined) throw new NotFound('there is no such run');
 		if (!input.kept) {
@@ -521,7 +526,7 @@ export class Queue {
 		let lines = await logging?.lines;
 		if (lines === undefined && output.short !== null && output.size > 0) {
 			lines = new LineLog(this.#log, run);
-			lines.write(output.short);
+			lines.write(this.#outputs.hidden(output.short));
 		}
 		lines?.end();
 	}

@@ -84,6 +84,8 @@ export interface Plan {
 	readonly maxOutput: number;
 	/** Absent: a run that failed has failed. */
 	readonly retry?: Retry;
+	/** Names of parameters whose values nobody is to see: they are hidden in what the run prints, and forgotten when it has ended. */
+	readonly secretParameters?: readonly string[];
 	/** It is not started while a live process holds this file; an absolute path. Runs that name the same one run one at a time. */
 	readonly lockfile?: string;
 	/** `fail`: when the listener or its runner dies over the run it has failed, instead of being started again. */
@@ -151,6 +153,22 @@ export interface Run extends Omit<NewRun, 'stdin'> {
 	readonly outcome: Outcome | null;
 	/** Bytes the steps wrote in all, also those that were cut; 0 until it has ended. */
 	readonly outputSize: number;
+}
+
+/** Stands for a value that nobody is to see. */
+const hidden = '***';
+
+/** A run's parameters as they may be seen. */
+export function shownParameters({
+	parameters,
+	plan: { secretParameters = [] },
+}: Pick<NewRun, 'parameters' | 'plan'>): Readonly<Record<string, string>> {
+	if (secretParameters.length === 0) return parameters;
+	const shown = Object.entries(parameters).map(([name, value]) => [
+		name,
+		secretParameters.includes(name) ? hidden : value,
+	]);
+	return Object.fromEntries(shown);
 }
 
 /** A run that was just taken to be performed. */

@@ -86,8 +86,11 @@ class RunnerProcess {
 	async #perform({ message, stdin, stop }: Given, programs: Programs): Promise<void> {
 		const { id, attempt, plan, values } = message;
 		const file = path.join(this.#outputs, id);
-		const output = new OutputWriter(file, plan.maxOutput, (size) =>
-			this.#channel.send({ kind: 'output', id, attempt, size }),
+		const output = new OutputWriter(
+			file,
+			plan.maxOutput,
+			(size) => this.#channel.send({ kind: 'output', id, attempt, size }),
+			plan.secretParameters?.flatMap((name) => values[name] ?? []),
 		);
 		const { outcome, final, cut } = await this.#performer.perform({
 			...{ id, attempt, plan, values, stdin },

@@ -163,6 +163,7 @@ export function prepare(db: DatabaseSync) {
 			'UPDATE runs SET state = ?, reason = ?, exit_code = ?, signal = ?, message = ?, ended_at = ?, output_size = ? ' +
 				'WHERE seq = ?',
 		),
+		setParameters: db.prepare('UPDATE runs SET parameters = ? WHERE seq = ?'),
 		recover: db.prepare(
 			`UPDATE runs SET state = ${placed} WHERE ${open} AND state = ${code.running} ` +
 				`AND plan ->> 'onCrash' IS NOT 'fail' RETURNING ${columns}`,

@@ -23,6 +23,7 @@ import {
 	type NewRun,
 	type Outcome,
 	type Run,
+	shownParameters,
 	type WhenBusy,
 } from '../runs/run.ts';
 import {
@@ -141,6 +142,8 @@ export class SqliteStore implements Store {
 		// EXCLUSIVE keeps the lock from the first write until the process ends, however it ends, so a second listener is
 		// refused. NORMAL writes the log without flushing it: #flushed does that, outside the event loop.
 		db.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL');
+		// What is deleted is overwritten, as far as it takes no further writing: it may have been secret.
+		db.exec('PRAGMA secure_delete = FAST');
 		db.exec('PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY');
 		db.exec('BEGIN IMMEDIATE');
 		const { user_version: version } = db.prepare('PRAGMA user_version').get() as { user_version: number };
@@ -240,10 +243,12 @@ export class SqliteStore implements Store {
 			this.#counts.running--;
 			this.#addEnded(run.route, 1);
 			this.#dropLongInput(run.seq);
+			this.#dropSecrets(run);
 			const group = this.#group(run.group);
 			group.taken--;
 			this.#admit(run.group, group);
-			return { ...run, state: outcome.state, endedAt, outcome, outputSize: output.size };
+			const parameters = shownParameters(run);
+			return { ...run, parameters, state: outcome.state, endedAt, outcome, outputSize: output.size };
 		});
 	}
 
@@ -289,6 +294,7 @@ export class SqliteStore implements Store {
 			this.#counts.queued--;
 			this.#addEnded(row.route, 1);
 			this.#dropLongInput(row.seq);
+			this.#dropSecrets(toRun(row));
 			if (row.state === code.later) {
 				this.#counts.later--;
 				return true;
@@ -534,6 +540,13 @@ export class SqliteStore implements Store {
 	/** A run ends. When its transaction fails, what is left is looked for at the next open. */
 	#dropLongInput(seq: number): void {
 		if (this.#longInputs.has(seq)) this.#sql.clearInput.run(seq, mostKeptInput);
+	}
+
+	/** A run ends: what was secret in it is needed no more. Standard input may hold it too. */
+	#dropSecrets(run: Run): void {
+		if (run.plan.secretParameters === undefined) return;
+		this.#sql.setParameters.run(JSON.stringify(shownParameters(run)), run.seq);
+		this.#sql.clearInput.run(run.seq, -1);
 	}
 
 	#addEnded(route: string, runs: number): void {

@@ -63,7 +63,7 @@ export interface Store {
 	/** Runs that wait for nothing but a lock file: of each file the first. */
 	locked(): Promise<readonly LockedRun[]>;
 	/**
-	 * Ends a running run. Gives it as it stands then; undefined when its attempt is no longer the present one: then nothing was
+	 * Ends a running run. Its secret parameters and, when it has some, its input are kept no longer. Gives it as it stands then; undefined when its attempt is no longer the present one: then nothing was
 	 * changed. @throws StoreUnavailable
 	 */
 	settle(run: Run, outcome: Outcome, output: KeptOutput): Promise<Run | undefined>;
@@ -77,7 +77,7 @@ export interface Store {
 	retry(run: Run, delay: number): Promise<Run | undefined>;
 	/** When the next of these is due, in milliseconds from now; 0 for one that is, undefined when there is none. */
 	nextRetry(): Promise<number | undefined>;
-	/** Ends a queued run. False when it is not queued any more. @throws StoreUnavailable */
+	/** Ends a queued run, as `settle` does. False when it is not queued any more. @throws StoreUnavailable */
 	cancelQueued(id: string, outcome: Outcome): Promise<boolean>;
 	/**
 	 * Puts every run that is marked running back into the queue (nobody can be running it: a listener starts), except those whose
