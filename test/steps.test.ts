@@ -298,7 +298,7 @@ routes:
       - http: { url: "{{whole}}" }
   notify:
     command: echo 'a "quoted" line'; exit 3
-    on_failure: { http: { url: "${to}/notify/{{run.id}}?why={{run.message}}", json: { text: "{{run.route}} {{run.state}}: {{run.message}}" } } }
+    on_failure: { http: { url: "${to}/notify/{{run.id}}?why={{run.message}}", headers: { X-Api-Key: notify-key }, json: { text: "{{run.route}} {{run.state}}: {{run.message}}" } } }
   keyed:
     steps: [{ http: { url: ${to}/keyed, headers: { Authorization: Bearer abcdef-token, X-Api-Key: key-in-the-clear, Content-Type: text/x } } }]
   secrets:
@@ -487,7 +487,8 @@ routes:
 	test('tells of a run that failed', async () => {
 		const run = await ran(listener, 'notify');
 		assert.deepEqual([run.state, run.message], ['failed', 'the command exited with 3']);
-		const { url, body } = last('/notify');
+		const { url, body, headers } = last('/notify');
+		assert.equal(headers['x-api-key'], 'notify-key');
 		assert.equal(url, `/notify/${run.id}?why=the%20command%20exited%20with%203`);
 		assert.deepEqual(JSON.parse(body), { text: 'notify failed: the command exited with 3' });
 		assert.match(run.text, /\n==> on_failure \(http\): POST http:\/\/127\.0\.0\.1:\d+\n/);

@@ -11,7 +11,7 @@ import type { LogSettings } from '../log.ts';
 import { ExpressionCompiler } from '../routes/expressions.ts';
 import { compileRoute, type Route, type SharedSpec } from '../routes/route.ts';
 import { RouteTable } from '../routes/table.ts';
-import { compileTemplate } from '../routes/template.ts';
+import { compileTemplate, runValues } from '../routes/template.ts';
 import type { Secret } from '../secret.ts';
 import { Auths, compileCallers } from './access.ts';
 import { check, quoted, unknownKey } from './check.ts';
@@ -275,7 +275,7 @@ class Compiler {
 		const { faults } = auths.named(written.auth === 'none' ? [] : (written.auth ?? []), ['defaults', 'auth']);
 		for (const { key, message } of faults) this.#fault(main, key, 'value', message);
 		const usable = (key: Key, text: string): boolean => {
-			const template = compileTemplate(text);
+			const template = compileTemplate(text, runValues);
 			if (typeof template === 'string') this.#fault(main, ['defaults', ...key], 'value', template);
 			return typeof template !== 'string';
 		};

@@ -4,7 +4,8 @@ import { z } from 'zod';
 import { longestDelay } from '../runs/run.ts';
 import { secretSchema } from '../secret.ts';
 import type { StepSpec } from '../steps/compile.ts';
-import { type HttpSpec, type RequestMethod, requestMethods, type StatusRange } from '../steps/http.ts';
+import type { HttpSpec } from '../steps/http.ts';
+import { type RequestMethod, requestMethods, type StatusRange } from '../steps/request.ts';
 import { duration, oneOrMore, scalarText, someText } from './values.ts';
 
 /** Text for the shell, or a program and its arguments. */

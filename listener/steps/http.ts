@@ -4,36 +4,24 @@
  *
  * Values of a caller get no further than the place they stand in: in a url they are parts of its path or query, in JSON they
  * are strings, in a header one line. Who is asked is always written in routes.yaml.
- *
- * A runner loads this file, and what sends requests, with the first such step.
+ * A runner loads this file with the first such step.
  */
 
 import { hash } from 'node:crypto';
-import fs from 'node:fs';
-import http from 'node:http';
-import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
-import tls from 'node:tls';
 import type { ParameterRules, Parameters } from '../routes/parameters.ts';
 import { compileTemplate, completeText, type PlannedText, type Template } from '../routes/template.ts';
 import type { SecretSpec } from '../secret.ts';
 import type { CompiledStep, StepPlace, StepSecret } from './kind.ts';
+import { type Request, type RequestMethod, Requests, type StatusRange } from './request.ts';
 import {
-	done,
 	failure,
 	type PlannedStep,
 	type SecretPlace,
 	type StepContext,
 	type StepKind,
-	type StepResult,
 	stopped,
 } from './step.ts';
-
-export const requestMethods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
-export type RequestMethod = (typeof requestMethods)[number];
-
-/** From the first to the last status. */
-export type StatusRange = readonly [number, number];
 
 /** A request as users write it, before any values. */
 export interface HttpSpec {
@@ -86,8 +74,6 @@ export interface PlannedHttp extends PlannedStep {
 	readonly followRedirects: boolean;
 	readonly ca: string | null;
 }
-
-// ---- Plans ------------------------------------------------------------------------------------------------------
 
 /**
  * Headers that are kept with a run as they are. Any other that routes.yaml spells out may be a key to something, and stays there.
@@ -312,19 +298,6 @@ function completeJson(json: PlannedJson, values: StepContext['values']): unknown
 	return json.value;
 }
 
-// ---- Requests ---------------------------------------------------------------------------------------------------
-
-/** Bytes of an answer that are kept: enough for any message, and far less than a run's output holds. */
-const keptOfAnswer = 64 * 1024;
-const mostRedirects = 5;
-
-/** A request with everything in it. */
-interface Request {
-	readonly url: URL;
-	readonly headers: Readonly<Record<string, string>>;
-	readonly body: string | undefined;
-}
-
 /** Gives the kind; it holds what one request has loaded and the next needs as well. */
 export function httpKind(): StepKind<PlannedHttp> {
 	const requests = new Requests();
@@ -333,100 +306,23 @@ export function httpKind(): StepKind<PlannedHttp> {
 		// No more than the server: tokens stand in paths and queries.
 		title: ({ method, url }, { values }) =>
 			'secret' in url ? method : `${method} ${serverOf(completeText(url.server, values))}`,
-		perform: (step, context) => requests.perform(step, context),
+		perform: async (step, context) => {
+			const request = completeRequest(step, context);
+			if (typeof request === 'string') return failure('spawn', `was not sent: ${request}`);
+			for (let attempt = 1; ; attempt++) {
+				const result = await requests.send(request, context);
+				if (result.ok || context.stop.aborted || attempt >= step.attempts) return result;
+				const again = `again in ${step.delay / 1000} s`;
+				context.say(`attempt ${attempt} of ${step.attempts} ${result.message}; ${again}`);
+				await sleep(step.delay, undefined, { signal: context.stop }).catch(() => {});
+				if (context.stop.aborted) return stopped(context.stop.reason);
+			}
+		},
 	};
 }
 
 function serverOf(url: string): string {
 	return URL.canParse(url) ? new URL(url).origin : url;
-}
-
-class Requests {
-	/** What the system trusts. Putting it together takes some 100 ms. */
-	#system: tls.SecureContext | undefined;
-
-	async perform(step: PlannedHttp, context: StepContext): Promise<StepResult> {
-		const request = completeRequest(step, context);
-		if (typeof request === 'string') return failure('spawn', `was not sent: ${request}`);
-		for (let attempt = 1; ; attempt++) {
-			const result = await this.#send(step, request, context);
-			if (result.ok || context.stop.aborted || attempt >= step.attempts) return result;
-			context.say(
-				`attempt ${attempt} of ${step.attempts} ${result.message}; again in ${step.delay / 1000} s`,
-			);
-			await sleep(step.delay, undefined, { signal: context.stop }).catch(() => {});
-			if (context.stop.aborted) return stopped(context.stop.reason);
-		}
-	}
-
-	async #send(step: PlannedHttp, { url, headers, body }: Request, context: StepContext): Promise<StepResult> {
-		let agent: http.Agent | https.Agent;
-		try {
-			agent = this.#agent(url, step.ca);
-		} catch (error) {
-			return failure('spawn', `was not sent: ${step.ca} cannot be used (${(error as Error).message})`);
-		}
-		const { default: got, TimeoutError } = await import('got');
-		if (context.stop.aborted) return stopped(context.stop.reason);
-		const stream = got.stream(url, {
-			method: step.method,
-			headers: { 'user-agent': 'puppet-webhook', ...headers },
-			...(body === undefined ? {} : { body }),
-			agent: url.protocol === 'https:' ? { https: agent as https.Agent } : { http: agent },
-			timeout: { request: step.limit },
-			signal: context.stop,
-			retry: { limit: 0 },
-			throwHttpErrors: false,
-			maxRedirects: mostRedirects,
-			followRedirect: ({ url: from, headers: { location } }) =>
-				step.followRedirects && staysAt(from, location ?? ''),
-		});
-		let status = 0;
-		stream.on('response', (response: http.IncomingMessage) => {
-			status = response.statusCode ?? 0;
-		});
-		try {
-			let kept = 0;
-			for await (const chunk of stream) {
-				const bytes = Buffer.from(chunk).subarray(0, keptOfAnswer - kept);
-				kept += bytes.length;
-				context.write(bytes);
-				if (kept < keptOfAnswer) continue;
-				context.say(`(no more than ${keptOfAnswer / 1024} KiB of an answer are kept)`);
-				break;
-			}
-		} catch (error) {
-			if (context.stop.aborted) return stopped(context.stop.reason);
-			if (error instanceof TimeoutError)
-				return failure('timeout', `had no answer from ${url.host} within ${step.limit / 1000} s`);
-			return failure('exit', `had no answer from ${url.host}: ${whyNone(error as NodeJS.ErrnoException)}`);
-		} finally {
-			stream.destroy();
-			agent.destroy();
-		}
-		if (step.status.some(([first, last]) => status >= first && status <= last)) return done;
-		const redirect =
-			status >= 300 && status < 400
-				? step.followRedirects
-					? '; it leads to another server, where it is not followed'
-					: '; "follow_redirects: true" would follow it'
-				: '';
-		return failure(
-			'exit',
-			`was answered ${status} by ${url.host}, expected was ${rangesText(step.status)}${redirect}`,
-		);
-	}
-
-	/** Connections for one request: one that an earlier request left open may be closed in the moment it is used again. */
-	#agent(url: URL, ca: string | null): http.Agent | https.Agent {
-		if (url.protocol !== 'https:') return new http.Agent({ keepAlive: false });
-		if (ca !== null) return new https.Agent({ keepAlive: false, ca: fs.readFileSync(ca) });
-		// Node brings certificates of its own, and leaves out those that this host has been given.
-		this.#system ??= tls.createSecureContext({
-			ca: [...tls.getCACertificates('default'), ...tls.getCACertificates('system')],
-		});
-		return new https.Agent({ keepAlive: false, secureContext: this.#system } as https.AgentOptions);
-	}
 }
 
 /** The request with the run's own values and what is secret; or why it cannot be sent. */
@@ -463,40 +359,6 @@ function completeRequest(step: PlannedHttp, context: StepContext): Request | str
 			: 'json' in body
 				? JSON.stringify(completeJson(body.json, values))
 				: completeText(body.text, values);
-	return { url: new URL(url), headers, body: text };
-}
-
-/** Whether a redirect leads to the same server, where headers and body may go as well. */
-function staysAt(from: string, location: string): boolean {
-	if (!URL.canParse(location, from)) return false;
-	const [old, next] = [new URL(from), new URL(location, from)];
-	if (old.origin === next.origin) return true;
-	// From the usual port for plain HTTP to the usual one for HTTPS.
-	const upgraded = old.protocol === 'http:' && next.protocol === 'https:';
-	return upgraded && old.hostname === next.hostname && old.port === '' && next.port === '';
-}
-
-function rangesText(ranges: readonly StatusRange[]): string {
-	return ranges.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`)).join(', ');
-}
-
-const reasons: Readonly<Record<string, string>> = {
-	ECONNREFUSED: 'nothing listens there',
-	ECONNRESET: 'it cut the connection',
-	ENOTFOUND: 'this host does not know the name',
-	EAI_AGAIN: 'its name cannot be looked up at the moment',
-	EHOSTUNREACH: 'it cannot be reached',
-	ENETUNREACH: 'its network cannot be reached',
-	ETIMEDOUT: 'it does not take the connection',
-	CERT_HAS_EXPIRED: 'its certificate has expired',
-	ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another name',
-};
-
-function whyNone({ code = '', message }: NodeJS.ErrnoException): string {
-	if (/SELF_SIGNED|UNABLE_TO_(VERIFY|GET_ISSUER)/.test(code))
-		return `its certificate is of no CA that is trusted here; name the CA's file under "ca"`;
-	return (
-		reasons[code] ??
-		(code === 'EPROTO' || code.startsWith('ERR_SSL') ? 'it speaks no TLS that is understood here' : message)
-	);
+	const { method, status, limit, followRedirects, ca } = step;
+	return { method, url: new URL(url), headers, body: text, status, limit, followRedirects, ca };
 }

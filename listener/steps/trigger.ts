@@ -3,7 +3,7 @@
 import { completeText, type PlannedText } from '../routes/template.ts';
 import { refusedTriggerName } from '../triggers/name.ts';
 import type { CompiledStep, StepPlace } from './kind.ts';
-import { done, failure, type PlannedStep, type StepKind } from './step.ts';
+import { done, failure, type PlannedStep, type StepKind, stopped } from './step.ts';
 
 export interface TriggerSpec {
 	/** The trigger's name; may hold `{{name}}`. */
@@ -18,13 +18,20 @@ export interface PlannedTrigger extends PlannedStep {
 export const trigger: StepKind<PlannedTrigger> = {
 	kind: 'trigger',
 	title: ({ name }, { values }) => completeText(name, values),
-	async perform({ name: planned }, { values, say, count }) {
+	async perform({ name: planned }, { values, stop, say, count }) {
 		const name = completeText(planned, values);
 		const refusal = refusedTriggerName(name);
 		if (refusal !== undefined)
 			return failure('spawn', `was not done: the trigger's name ${JSON.stringify(name)} ${refusal}`);
+		if (stop.aborted) return stopped(stop.reason);
+		// A disk that hangs must not hold up a run that is to end.
+		const ended = new Promise<undefined>((resolve) => {
+			stop.addEventListener('abort', () => resolve(undefined), { once: true });
+		});
 		try {
-			say(`trigger ${name} is at ${await count(name)}`);
+			const counted = await Promise.race([count(name), ended]);
+			if (counted === undefined) return stopped(stop.reason);
+			say(`trigger ${name} is at ${counted}`);
 			return done;
 		} catch (error) {
 			return failure('spawn', `was not done: ${(error as Error).message}`);
