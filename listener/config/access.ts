@@ -4,8 +4,14 @@ import crypto from 'node:crypto';
 import type { Access } from '../auth/auth.ts';
 import { admitted, type Check } from '../auth/kind.ts';
 import { type AuthSpec, compileAuths } from '../auth/kinds.ts';
-import { type Callers, fingerprintMark, type RouteSpec, type SharedSpec } from '../routes/route.ts';
-import type { SecretSpec, Secrets } from '../secret.ts';
+import {
+	type Callers,
+	fingerprintMark,
+	type RouteSpec,
+	type SharedSpec,
+	type SourceSpec,
+} from '../routes/route.ts';
+import type { Secret, SecretSpec, Secrets } from '../secret.ts';
 import { compileSource, sourceKinds } from '../sources/source.ts';
 import { nearest } from '../spelling.ts';
 import { quoted } from './check.ts';
@@ -82,6 +88,21 @@ function readSecrets(
 	return secrets;
 }
 
+/**
+ * Hexadecimal SHA-256 of the secret's bytes, and after them of the registry that the source names: as flux-recv does it, so that
+ * the addresses that senders know stay what they are.
+ */
+function fingerprintOf(secret: Secret, registry: string): string {
+	return crypto.hash('sha256', Buffer.concat([secret.reveal(), Buffer.from(registry)]));
+}
+
+function registryOf(source: SourceSpec | undefined): string {
+	const options = source?.options;
+	const given =
+		options !== null && typeof options === 'object' && 'registry' in options ? options.registry : '';
+	return typeof given === 'string' ? given : '';
+}
+
 /** Who reaches a path that nobody can guess was told it by somebody who knows the secret. */
 const byFingerprint: Check = Object.freeze({
 	kind: 'fingerprint',
@@ -140,7 +161,7 @@ export function compileCallers(
 		source: source?.verification ?? (fingerprinted ? byFingerprint : null),
 	};
 	const fingerprints = fingerprinted
-		? (secrets?.current ?? []).map((secret) => crypto.hash('sha256', secret.reveal()))
+		? (secrets?.current ?? []).map((secret) => fingerprintOf(secret, registryOf(spec.source)))
 		: [];
 	for (const fingerprint of fingerprints) reader.keep(fingerprint);
 	return { access, source, fingerprints, faults };
