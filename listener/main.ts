@@ -11,6 +11,7 @@ import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { LiveConfig, loadConfig } from './config/config.ts';
 import { parseDuration } from './config/values.ts';
 import { ConfigError, WebhookError } from './errors.ts';
+import { addExplainCommand } from './explain.ts';
 import { createServer } from './http/app.ts';
 import { type LogSettings, openLog } from './log.ts';
 import { Mask } from './mask.ts';
@@ -241,6 +242,14 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 		.option('--no-secrets', 'leave secrets unread, where only the listener itself has or may read them')
 		.addHelpText('after', '\nExample:\n  $ puppet-webhook check --config routes.yaml')
 		.action((options) => run(check(options)));
+	addExplainCommand(program, {
+		stdin: process.stdin,
+		stdout: process.stdout,
+		stderr: process.stderr,
+		defaultConfig: defaultConfig(),
+		load: (file) => loadConfig(file, process.env),
+		done: run,
+	});
 	addOperatorCommands(program, {
 		stdout: process.stdout,
 		stderr: process.stderr,

@@ -98,7 +98,13 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	// A client of what http answers, which it knows by the documents only.
 	client: ['errors', 'config', 'terminal'],
 	operator: ['errors', 'runs/run', 'terminal', 'client'],
+	// What http does with a delivery, without a listener.
+	explain: [
+		...['errors', 'delivery', 'secret', 'spelling', 'terminal', 'auth', 'config', 'http', 'runs/run'],
+		...['routes', 'routes/expressions', 'routes/parameters', 'routes/template', 'steps', 'steps/step'],
+	],
 	main: [
+		'explain',
 		...['errors', 'delivery', 'log', 'stores', 'auth', 'sources', 'routes', 'steps', 'runs', 'runs/run'],
 		...['triggers', 'config', 'config/values', 'metrics', 'http', 'operator', 'systemd', 'mask'],
 	],

@@ -4,12 +4,13 @@
  */
 
 import { isUtf8 } from 'node:buffer';
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { type IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
+import { Socket } from 'node:net';
 import { promisify } from 'node:util';
 import zlib from 'node:zlib';
-import type { Context } from 'koa';
+import Koa, { type Context } from 'koa';
 import bodyParser from 'koa-bodyparser';
-import type { Body } from '../delivery.ts';
+import type { Body, Delivery } from '../delivery.ts';
 import { BadRequest, BodyTooLarge, RequestTimeout, UnsupportedMediaType, WebhookError } from '../errors.ts';
 import { parseMultipart, parsePairs } from './forms.ts';
 
@@ -111,6 +112,30 @@ function parserFor(limit: number): ReturnType<typeof bodyParser> {
 }
 
 const proceed = () => Promise.resolve();
+
+/** What a body means to a route: to its source, or as parameters. @throws BadRequest · BodyTooLarge · UnsupportedMediaType */
+export function contentFor(
+	{ source, stdin }: { readonly source: unknown; readonly stdin: string },
+	body: ArrivedBody,
+): Promise<Body> {
+	return source === null ? body.parsed(stdin === 'body') : body.payload();
+}
+
+/** Reads a body that was kept, as if it arrived now. @param size bytes, as for one that arrives @throws BodyTooLarge */
+export async function readKept(
+	{ method, headers, body }: Pick<Delivery, 'method' | 'headers' | 'body'>,
+	size: number,
+): Promise<ArrivedBody> {
+	const request = new IncomingMessage(new Socket());
+	request.method = method;
+	// How it was cut out of a connection then does not matter any more.
+	const { 'transfer-encoding': _framing, expect: _expect, ...others } = headers;
+	Object.assign(request.headers, others, { 'content-length': String(body.length) });
+	request.push(body);
+	request.push(null);
+	const ctx = new Koa().createContext(request, new ServerResponse(request));
+	return new BodyReader().read(ctx, { size, time: 60_000 });
+}
 
 /** The sender closed the connection before its body was complete; there is nobody to answer. */
 export class Disconnected extends Error {}

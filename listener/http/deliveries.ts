@@ -6,7 +6,7 @@ import type { LiveConfig } from '../config/config.ts';
 import type { Body, Client, Delivery } from '../delivery.ts';
 import { BadRequest, Busy, NotFound } from '../errors.ts';
 import type { DeliveryOutcome } from '../metrics.ts';
-import { type Decision, decide, read, scopeOf } from '../routes/decision.ts';
+import { decide, read, runOf, scopeOf, type Wanted } from '../routes/decision.ts';
 import type { Parameters } from '../routes/parameters.ts';
 import type { Route } from '../routes/route.ts';
 import type { Outputs } from '../runs/output.ts';
@@ -25,7 +25,7 @@ import {
 	problemType,
 	runUrl,
 } from './answers.ts';
-import { type ArrivedBody, BodyReader } from './body.ts';
+import { type ArrivedBody, BodyReader, contentFor } from './body.ts';
 import { confirm } from './confirmation.ts';
 import { parseQuery } from './forms.ts';
 import { Rates } from './rates.ts';
@@ -100,7 +100,7 @@ export class Deliveries {
 		this.#rates.verified(route);
 
 		const wait = waitOf(ctx, query, route);
-		const content = route.source === null ? await body.parsed(route.stdin === 'body') : await body.payload();
+		const content = await contentFor(route, body);
 		const reading = read(verified, route, content);
 		if (reading.kind === 'answer') {
 			entry.outcome = 'ignored';
@@ -144,26 +144,13 @@ export class Deliveries {
 	}
 
 	async #newRun(
-		{ delivery }: VerifiedDelivery,
+		verified: VerifiedDelivery,
 		route: Route,
-		{ event, parameters }: Extract<Decision, { kind: 'run' }>,
+		decision: Wanted,
 		body: ArrivedBody,
 	): Promise<NewRun> {
-		return {
-			id: this.#newRunId(),
-			route: route.name,
-			group: route.group(parameters),
-			limit: route.limit,
-			whenBusy: route.whenBusy,
-			delivery: delivery.id,
-			event: event.kind,
-			client: delivery.client.ip,
-			certname: delivery.client.certname,
-			parameters: parameters.values,
-			plan: route.plan(parameters),
-			stdin: await stdinFor(route, parameters, body),
-			acceptedAt: delivery.receivedAt,
-		};
+		const stdin = await stdinFor(route, decision.parameters, body);
+		return runOf(verified, route, decision, { id: this.#newRunId(), stdin });
 	}
 
 	/** Answers when the runs have ended, or with what comes until then. They go on whether or not somebody still listens. */

@@ -2,6 +2,7 @@
 
 import { isOpen, type VerifiedDelivery } from '../auth/auth.ts';
 import { type Body, type Delivery, type Event, eventOf } from '../delivery.ts';
+import type { NewRun } from '../runs/run.ts';
 import type { Reading } from '../sources/kind.ts';
 import type { Finding, Scope } from './expressions.ts';
 import { type Parameters, resolveParameters } from './parameters.ts';
@@ -15,8 +16,15 @@ export function read({ delivery }: VerifiedDelivery, { source }: Route, content:
 	return source === null ? plainCall : source.read(delivery, content);
 }
 
+/** An event that becomes a run. */
+export interface Wanted {
+	readonly kind: 'run';
+	readonly event: Event;
+	readonly parameters: Parameters;
+}
+
 export type Decision =
-	| { readonly kind: 'run'; readonly event: Event; readonly parameters: Parameters }
+	| Wanted
 	| {
 			readonly kind: 'ignored';
 			readonly event: Event;
@@ -51,6 +59,29 @@ function objection({ access, when }: Route, finding: Finding | undefined): { rea
 		// Anybody may be asking, and a condition may tell more about a site than anybody should know.
 		reason: isOpen(access) && access.open ? "when: the route's condition is not true" : reason,
 		why: values === '' ? reason : `${reason} (${values})`,
+	};
+}
+
+/** The run that an event becomes. @param given `stdin`: bytes for its commands, null for none */
+export function runOf(
+	{ delivery }: VerifiedDelivery,
+	route: Route,
+	{ event, parameters }: Wanted,
+	given: { readonly id: string; readonly stdin: Buffer | null },
+): NewRun {
+	return {
+		...given,
+		route: route.name,
+		group: route.group(parameters),
+		limit: route.limit,
+		whenBusy: route.whenBusy,
+		delivery: delivery.id,
+		event: event.kind,
+		client: delivery.client.ip,
+		certname: delivery.client.certname,
+		parameters: parameters.values,
+		plan: route.plan(parameters),
+		acceptedAt: delivery.receivedAt,
 	};
 }
 

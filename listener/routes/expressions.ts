@@ -172,7 +172,7 @@ export class ExpressionCompiler {
 		}
 		if (node.op === '==' || node.op === '!=') {
 			const [literal, other] = node.args[0].op === 'value' ? node.args : [node.args[1], node.args[0]];
-			if (typeof literal.args === 'string' && literal.op === 'value' && secretName.test(sliceOf(other)))
+			if (typeof literal.args === 'string' && literal.op === 'value' && looksSecret(sliceOf(other)))
 				return {
 					message: 'holds a secret, which logs would show; say it under "auth" instead',
 					offset: literal.range.start,
@@ -483,14 +483,19 @@ function kindOf(value: unknown): string {
 const mostValues = 8;
 const longestValue = 80;
 /** Names of what is rather not shown to whoever reads the log. */
-const secretName = /pass|secret|token|credential|authorization|cookie|signature|api.?key|private/i;
+const secretName = /passw|passphrase|secret|token|credential|authorization|cookie|signature|api.?key|private.?key/i;
+
+/** True for the name of something that is rather not shown. */
+export function looksSecret(name: string): boolean {
+	return secretName.test(name);
+}
 
 /** A value, fit for a log. */
 function shown(chain: string, result: Result): string {
 	if ('error' in result) return 'missing';
 	const { value } = result;
 	if (value === null || typeof value === 'boolean') return String(value);
-	if (secretName.test(chain)) return '[secret]';
+	if (looksSecret(chain)) return '[secret]';
 	if (Array.isArray(value)) return `a list of ${value.length}`;
 	if (typeof value === 'object') return 'a map';
 	return typeof value === 'string' ? JSON.stringify(cut(value, longestValue)) : String(value);

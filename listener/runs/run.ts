@@ -57,6 +57,21 @@ export interface Retry {
 /** Milliseconds. What is still broken after an hour is looked at by people, who do not want to wait longer than that either. */
 export const longestDelay = 3_600_000;
 
+/** What the steps of a run see of it, by the names of environment variables. */
+export function variablesOf(
+	run: Pick<NewRun, 'id' | 'route' | 'delivery' | 'event' | 'client' | 'certname' | 'parameters'>,
+): Record<string, string> {
+	return {
+		...run.parameters,
+		WEBHOOK_RUN: run.id,
+		WEBHOOK_ROUTE: run.route,
+		WEBHOOK_DELIVERY: run.delivery,
+		WEBHOOK_EVENT: run.event,
+		WEBHOOK_CLIENT: run.client,
+		WEBHOOK_CERTNAME: run.certname,
+	};
+}
+
 /** Whether a run that fails in this attempt has failed for good. */
 export function isLastAttempt({ retry }: Plan, attempt: number): boolean {
 	return retry === undefined || attempt >= retry.attempts;

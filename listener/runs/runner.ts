@@ -13,7 +13,7 @@ import type { Log } from '../log.ts';
 import type { SecretPlace } from '../steps/step.ts';
 import type { KeptOutput } from '../stores/store.ts';
 import { Channel, type FromRunner, type ToRunner } from './channel.ts';
-import { idMaker, type Outcome, type Run } from './run.ts';
+import { idMaker, type Outcome, type Run, variablesOf } from './run.ts';
 import { endLeftovers, type RunnerRecord, readRecords } from './runner-groups.ts';
 
 /** What the queue is told. */
@@ -133,15 +133,7 @@ export class Runner {
 				id: run.id,
 				attempt: run.attempt,
 				plan: run.plan,
-				values: {
-					...run.parameters,
-					WEBHOOK_RUN: run.id,
-					WEBHOOK_ROUTE: run.route,
-					WEBHOOK_DELIVERY: run.delivery,
-					WEBHOOK_EVENT: run.event,
-					WEBHOOK_CLIENT: run.client,
-					WEBHOOK_CERTNAME: run.certname,
-				},
+				values: variablesOf(run),
 				stdin: stdin !== null,
 				...this.#secretsOf(run),
 			},
