@@ -3,9 +3,7 @@
  * meets is what a delivery meets that arrives, in the same functions, up to the run that is shown instead of being written down.
  */
 
-import fs from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
-import { buffer } from 'node:stream/consumers';
+import type { Writable } from 'node:stream';
 import type { Command } from 'commander';
 import { type Access, isOpen, type VerifiedDelivery, verify } from './auth/auth.ts';
 import { admitted, type Check } from './auth/kind.ts';
@@ -14,6 +12,7 @@ import { type Client, type Delivery, type Event, noCertificate } from './deliver
 import { BadParameters, NotFound, WebhookError } from './errors.ts';
 import { contentFor, readKept } from './http/body.ts';
 import { parseQuery } from './http/forms.ts';
+import { Mask } from './mask.ts';
 import { decide, read, runOf, scopeOf } from './routes/decision.ts';
 import { type Finding, looksSecret, type Scope } from './routes/expressions.ts';
 import { type ParameterOrigin, resolveParameter } from './routes/parameters.ts';
@@ -21,7 +20,6 @@ import type { Route } from './routes/route.ts';
 import type { Match } from './routes/table.ts';
 import { completeText } from './routes/template.ts';
 import { idMaker, type NewRun, variablesOf } from './runs/run.ts';
-import type { Secret } from './secret.ts';
 import { nearest } from './spelling.ts';
 import type { PlannedCommand } from './steps/command.ts';
 import type { PlannedStep } from './steps/step.ts';
@@ -32,12 +30,13 @@ const calledWrongly = 2;
 
 /** What surrounds the command; only the command line itself knows. */
 export interface Surroundings {
-	readonly stdin: Readable;
 	readonly stdout: Writable;
 	readonly stderr: Writable;
 	readonly defaultConfig: string;
 	/** @throws ConfigError */
 	load(file: string): Promise<Config>;
+	/** The bytes of a file, or of standard input for `-`. */
+	read(file: string): Promise<Buffer>;
 	/** Gets the exit status that a command line comes to. */
 	done(status: Promise<number>): Promise<void>;
 }
@@ -76,22 +75,18 @@ export function addExplainCommand(program: Command, surroundings: Surroundings):
 async function run(
 	route: string | undefined,
 	options: ExplainOptions,
-	{ stdin, stdout, stderr, load }: Surroundings,
+	{ stdout, stderr, load, read: readFile }: Surroundings,
 ): Promise<number> {
 	const config = await load(options.config);
 	let request: Request;
 	try {
-		const file = options.delivery === '-' ? await buffer(stdin) : await fs.readFile(options.delivery);
-		request = parseRequest(file, config, route, options);
+		request = parseRequest(await readFile(options.delivery), config, route, options);
 	} catch (error) {
 		if (!(error instanceof Unreadable) && (error as NodeJS.ErrnoException).code === undefined) throw error;
 		stderr.write(`error: ${options.delivery}: ${(error as Error).message}\n`);
 		return calledWrongly;
 	}
-	const explained = masked(
-		await explain(config, request, route, options.unverified === true),
-		config.secrets,
-	);
+	const explained = masked(await explain(config, request, route, options.unverified === true), config);
 	const shown = options.json ? `${JSON.stringify(explained)}\n` : textOf(explained);
 	await new Promise((resolve) => stdout.write(shown, resolve));
 	return explained.runs > 0 ? 0 : 1;
@@ -491,27 +486,15 @@ function withoutSecrets(variables: Readonly<Record<string, string>>): Record<str
 	);
 }
 
-/** Shorter ones are in every other word, and would leave nothing readable. */
-const shortestMasked = 4;
-/** What `{{fingerprint}}` stands for. */
+/** What `{{fingerprint}}` stands for: who reads this must not be able to call the route. */
 const fingerprint = /[0-9a-f]{64,}/gi;
 
 /** The same without the secrets of routes.yaml, wherever they have got to. */
-function masked<Value>(value: Value, secrets: readonly Secret[]): Value {
-	const texts = secrets
-		.map((secret) => secret.reveal().toString())
-		.filter((text) => text.length >= shortestMasked)
-		.sort((a, b) => b.length - a.length);
-	const mask = (given: unknown): unknown => {
-		if (typeof given === 'string') {
-			const plain = texts.reduce((text, secret) => text.replaceAll(secret, '[secret]'), given);
-			return plain.replace(fingerprint, (digits) => `${digits.slice(0, 8)}…`);
-		}
-		if (Array.isArray(given)) return given.map(mask);
-		if (typeof given !== 'object' || given === null) return given;
-		return Object.fromEntries(Object.entries(given).map(([name, member]) => [name, mask(member)]));
-	};
-	return mask(value) as Value;
+function masked(explained: Explanation, { secrets }: Config): Explanation {
+	const mask = new Mask(secrets.map((secret) => secret.reveal()));
+	const { request, reason, ...others } = mask.value(explained) as Explanation;
+	const cut = (text: string) => text.replace(fingerprint, (digits) => `${digits.slice(0, 8)}…`);
+	return { request: { ...request, path: cut(request.path) }, ...others, reason: cut(reason) };
 }
 
 /** For people: a line a fact, its name in front. */

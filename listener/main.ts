@@ -7,6 +7,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { buffer } from 'node:stream/consumers';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { LiveConfig, loadConfig } from './config/config.ts';
 import { parseDuration } from './config/values.ts';
@@ -243,11 +244,11 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 		.addHelpText('after', '\nExample:\n  $ puppet-webhook check --config routes.yaml')
 		.action((options) => run(check(options)));
 	addExplainCommand(program, {
-		stdin: process.stdin,
 		stdout: process.stdout,
 		stderr: process.stderr,
 		defaultConfig: defaultConfig(),
 		load: (file) => loadConfig(file, process.env),
+		read: (file) => (file === '-' ? buffer(process.stdin) : fs.promises.readFile(file)),
 		done: run,
 	});
 	addOperatorCommands(program, {

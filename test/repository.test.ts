@@ -100,7 +100,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	operator: ['errors', 'runs/run', 'terminal', 'client'],
 	// What http does with a delivery, without a listener.
 	explain: [
-		...['errors', 'delivery', 'secret', 'spelling', 'terminal', 'auth', 'config', 'http', 'runs/run'],
+		...['errors', 'delivery', 'mask', 'spelling', 'terminal', 'auth', 'config', 'http', 'runs/run'],
 		...['routes', 'routes/expressions', 'routes/parameters', 'routes/template', 'steps', 'steps/step'],
 	],
 	main: [
