@@ -18,6 +18,7 @@ async function runsOf(listener: Listener, route: string): Promise<{ state: strin
 }
 
 puppetTest('routes are called, their commands run, and what comes of it is in the report', async (t) => {
+	const dir = temporaryDirectory();
 	const listener = await startListener({
 		routes: `
 routes:
@@ -30,8 +31,16 @@ routes:
   broken: { method: get, command: 'echo one; echo two >&2; exit 3' }
   slow: { method: get, timeout: 200ms, command: sleep 30 }
   later: { method: get, command: sleep 2 }
-  chatty: { method: get, command: seq 1000 }
+  chatty: { method: get, command: seq 2000 }
   busy: { method: get, concurrency: { when_busy: reject }, command: sleep 2 }
+  any: { method: [get, put, patch, delete], auth: [token, user], params: { n: {} }, stdin: parameters, command: cat }
+  signed: { auth: signed, stdin: body, command: 'cat; echo' }
+  github: { source: github, secret: hushGithub, command: 'echo "event $WEBHOOK_EVENT"' }
+  standard: { source: standard-webhooks, secret: whsec_aHVzaFN0YW5kYXJk, command: 'echo "event $WEBHOOK_EVENT"' }
+auth:
+  token: { bearer: hushBearer }
+  user: { basic: { user: deployer, password: hushPassword } }
+  signed: { hmac: { secret: hushSigning } }
 `,
 	});
 	const at = `http://127.0.0.1:${listener.port}`;
@@ -56,6 +65,20 @@ routes:
 		http { 'later': wait => true, timeout => 0.5 }
 		http { 'busy': } -> http { 'busy again': route => 'busy' }
 
+		http { 'form': fqdn => undef, port => undef, url => 'http://127.0.0.1:${listener.port}/deploy', header => 'application/x-www-form-urlencoded',
+			data => { 'role' => 'web', 'version' => 'a+b' }, wait => true }
+		http { 'token': ensure => put, route => 'any?n=1', token => Sensitive('hushBearer'), wait => true }
+		http { 'user': ensure => patch, route => 'any', data => { 'n' => 2 }, wait => true,
+			user => 'deployer', password => Sensitive('hushPassword'), save_to => { 'path' => '${dir}/output', 'mode' => '0640' } }
+		http { 'delete': ensure => delete, route => 'any', token => 'hushBearer', tries => 3, returns => 202 }
+		http { 'head': ensure => head, route => 'any', token => 'hushBearer' }
+		http { 'nobody': route => 'any', user => 'deployer', password => 'wrongPassword', tries => 3 }
+		http { 'signed': data => 'ü', header => 'text/plain', hmac => Sensitive('hushSigning'), wait => true }
+		http { 'wrongly signed': route => 'signed', data => 'ü', hmac => 'wrongSecret' }
+		http { 'github': data => { 'zen' => 'x' }, hmac => 'hushGithub', header => { 'X-GitHub-Event' => 'star' }, wait => true }
+		http { 'standard': data => { 'type' => 'invoice.paid' }, wait => true,
+			hmac => { 'style' => 'standard-webhooks', 'secret' => Sensitive('whsec_aHVzaFN0YW5kYXJk') } }
+
 		http { 'bad': route => 'deploy', data => { 'role' => 'WEB' } }
 		http { 'wrong method': ensure => get, route => 'deploy' }
 		http { 'nowhere': }
@@ -77,7 +100,7 @@ routes:
 
 	await t.test('PW-T2, PW-T14: post hands data and the query string to the command', async () => {
 		const outputs = (await runsOf(listener, 'deploy')).map(({ output }) => output);
-		assert.deepEqual(outputs, ['web 2.1.4 dry_run=\n', 'web 7 dry_run=true\n']);
+		assert.deepEqual(outputs, ['web 2.1.4 dry_run=\n', 'web 7 dry_run=true\n', 'web a+b dry_run=\n']);
 	});
 
 	await t.test('PW-T8: nested data arrives as it was written', async () => {
@@ -95,14 +118,14 @@ routes:
 			(match) => match[1],
 		);
 		assert.deepEqual(
-			[lines.length, lines[0], lines[100], lines.at(-1)],
-			[201, '1', '[800 lines left out; the listener has them all]', '1000'],
+			[lines.length, lines[0], lines[900], lines.at(-1)],
+			[1001, '1', '[1000 lines left out; the listener has them all]', '2000'],
 		);
 	});
 
 	await t.test('PW-T15: a token that the run prints is masked', async () => {
 		assert.match(ran.stdout, /Http\[secret\].*: the token is \[redacted\]$/m);
-		assert.doesNotMatch(ran.stdout + ran.stderr, /hushToken/);
+		assert.doesNotMatch(ran.stdout + ran.stderr, /hush|wrongPassword|wrongSecret/);
 		assert.equal((await runsOf(listener, 'secret'))[0]?.output, 'the token is hushToken\ndone\n');
 	});
 
@@ -124,9 +147,35 @@ routes:
 		'wait fails the resource when the run takes longer than its route allows, or than timeout',
 		() => {
 			assert.match(failed('slow'), /run \w{26} failed: .*(time|limit)/);
-			assert.equal(failed('later'), `GET ${at}/later?async=false: no answer within 0.5 seconds (timeout)`);
+			assert.match(failed('later'), /run \w{26} was accepted but not over within 0\.5 seconds \(timeout\)$/);
 		},
 	);
+
+	await t.test('PW-T7, PW-B2: any method, with the credentials that the route asks for', async () => {
+		assert.deepEqual(
+			(await runsOf(listener, 'any')).map(({ output }) => output),
+			['{"n":"1"}\n', '{"n":"2"}\n', '{}\n'],
+		);
+		assert.match(failed('nobody'), /401 Unauthorized instead of 200-299: ./);
+		assert.doesNotMatch(ran.stdout + ran.stderr, /try 1 of 3/);
+	});
+
+	await t.test('PW-H6: head is answered, and runs nothing', () => {
+		assert.match(ran.stdout, /Http\[head\]\/ensure: sent HEAD .*\/any: 200 OK$/m);
+	});
+
+	await t.test('save_to keeps what the run printed, readable as it says', () => {
+		assert.equal(fs.readFileSync(path.join(dir, 'output'), 'utf8'), '{"n":"2"}\n');
+		assert.equal(fs.statSync(path.join(dir, 'output')).mode & 0o777, 0o640);
+	});
+
+	await t.test('a signature is what the listener takes for one, in each style', async () => {
+		assert.equal(failed('signed'), '');
+		assert.deepEqual(await runsOf(listener, 'signed'), [{ state: 'succeeded', output: 'ü\n' }]);
+		assert.match(failed('wrongly signed'), /40[13] \w+ instead of 200-299: ./);
+		assert.match(ran.stdout, /Http\[github\].*: event star$/m);
+		assert.match(ran.stdout, /Http\[standard\].*: event invoice\.paid$/m);
+	});
 
 	await t.test('what the listener refuses fails with its reason', () => {
 		assert.match(failed('bad'), /422 Unprocessable Entity instead of 200-299: .*"role".*"version"/);

@@ -360,7 +360,8 @@ Puppet::Type.newtype(:http) do
       with `style` and `secret`. Styles:
 
       * `github` (default): `X-Hub-Signature-256`, the HMAC-SHA256 of the
-        body.
+        body, and `X-GitHub-Delivery`. A receiver may ask for
+        `X-GitHub-Event` too, which `header` can add.
       * `standard-webhooks`: `webhook-id`, `webhook-timestamp` and
         `webhook-signature`, as the Standard Webhooks have it; the secret
         is in Base64, mostly with `whsec_` before it.

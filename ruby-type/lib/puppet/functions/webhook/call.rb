@@ -7,8 +7,8 @@ require 'json'
 #
 # Call it as `Deferred`, and it is sent by the Puppet agent, on the host that the catalog is for, with that host's certificate;
 # called directly it is sent by the Puppet server while it compiles. Either way it is sent in **every** Puppet run, in noop mode
-# too, so it should only ask. When the call fails, so does the Puppet run, or, where Puppet resolves deferred values late (its
-# default from 8 on), the resource that needs the value.
+# too, so it should only ask. When the call fails, so does the Puppet run: before it has changed anything, or, where Puppet
+# resolves deferred values late (its default from 8 on), when it comes to the resource that needs the value.
 #
 # The answer is the parsed value when it is JSON, else its text. With `wait => true` it is what the run of the route printed.
 Puppet::Functions.create_function(:'webhook::call') do
@@ -20,7 +20,7 @@ Puppet::Functions.create_function(:'webhook::call') do
   #   file { '/etc/billing.license':
   #     content => Deferred('webhook::call', ['https://licenses.example.com/billing']),
   #   }
-  dispatch :get do
+  dispatch :call_url do
     param 'Variant[Pattern[/\A(?i:https?):\/\//], Sensitive[String[1]]]', :url
     return_type 'Any'
   end
@@ -40,16 +40,16 @@ Puppet::Functions.create_function(:'webhook::call') do
   #     'wait'      => true,
   #     'sensitive' => true,
   #   }])
-  dispatch :call do
+  dispatch :call_as_said do
     param 'Hash[String[1], Any]', :call
     return_type 'Any'
   end
 
-  def get(url)
-    call('url' => url)
+  def call_url(url)
+    call_as_said('url' => url)
   end
 
-  def call(call)
+  def call_as_said(call)
     options = %w[parse sensitive]
     attributes = %w[url fqdn port route ensure data header user password token hmac tls returns tries try_sleep timeout wait]
     unknown = call.keys - attributes - options

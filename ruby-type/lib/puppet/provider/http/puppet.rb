@@ -231,15 +231,19 @@ Puppet::Type.type(:http).provide(:puppet) do
     ["#{plaintext(:user)}:#{plaintext(:password)}"].pack('m0')
   end
 
-  # Over the bytes of the body; the time in it is that of the try.
+  # Over the bytes of the body; the time in it is that of the try. Receivers of such deliveries know them again by the id in
+  # these headers, not by Idempotency-Key.
   def signature(content)
     return {} unless given(:hmac)
 
     style, secret = hmac
-    return { 'x-hub-signature-256' => "sha256=#{OpenSSL::HMAC.hexdigest('SHA256', secret, content)}" } if style == 'github'
+    id = @key || SecureRandom.uuid
+    if style == 'github'
+      sum = OpenSSL::HMAC.hexdigest('SHA256', secret, content)
+      return { 'x-hub-signature-256' => "sha256=#{sum}", 'x-github-delivery' => id }
+    end
 
     time = Time.now.to_i
-    id = @key || SecureRandom.uuid
     mac = OpenSSL::HMAC.digest('SHA256', secret.sub(/\Awhsec_/, '').unpack1('m'), "#{id}.#{time}.#{content.b}")
     {
       'webhook-id' => id,
