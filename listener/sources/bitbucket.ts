@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { checkSignature, type Form } from '../auth/signature.ts';
 import { day } from '../config/values.ts';
 import { type Event, eventOf, headerOf, type Repository } from '../delivery.ts';
+import { BadRequest } from '../errors.ts';
 import { at, firstOf, idOf, lastPart, listAt, mapOf, requiredHeader, textAt, wordOf } from './fields.ts';
 import { branchOf, pushKind, tagOf } from './git.ts';
 import { type Reading, type SourceKind, verificationOf } from './kind.ts';
@@ -59,22 +60,25 @@ export const bitbucket: SourceKind<z.output<typeof options>> = {
 /** What a push did to one ref, and so one event. */
 export type Change = Pick<Event, 'ref' | 'branch' | 'tag' | 'commit' | 'created' | 'deleted' | 'forced'>;
 
-/** An event for each ref that a push changed. @param known of all of them */
+/** An event for each ref that a push changed. @param known of all of them @throws BadRequest for more than 10,000 */
 export function pushes(
 	changes: readonly unknown[],
 	read: (change: unknown) => Change,
 	known: Partial<Event>,
 ): Reading {
 	if (changes.length === 0) return { kind: 'ignored', reason: 'the push changes no ref' };
-	const events = changes.slice(0, mostRefs).map((change) => {
+	if (changes.length > mostRefs) {
+		throw new BadRequest(`the push changes ${changes.length} refs; at most ${mostRefs} are taken at once`);
+	}
+	const events = changes.map((change) => {
 		const told = read(change);
 		return eventOf({ ...known, ...told, kind: pushKind(told) });
 	});
 	return { kind: 'events', events };
 }
 
-/** Senders cut long lists themselves, mostly at a handful; each may become a run. */
-const mostRefs = 100;
+/** All tags of an old repository at once are some thousands; more would hold up the deliveries of others. */
+const mostRefs = 10_000;
 
 /** Each side is a ref as it was before (`old`) or is afterwards (`new`), or null. */
 function changeOf(change: unknown): Change {

@@ -3,10 +3,11 @@
 import { z } from 'zod';
 import { checkSignature } from '../auth/signature.ts';
 import { day } from '../config/values.ts';
-import { type Delivery, type Event, eventOf, headerOf } from '../delivery.ts';
+import { type Delivery, eventOf, headerOf, type Image } from '../delivery.ts';
 import type { Secrets } from '../secret.ts';
 import { at, firstOf, idOf, mapOf, requiredHeader, textAt } from './fields.ts';
 import { eventLikeGithub } from './github.ts';
+import { tagOrDigest } from './images.ts';
 import { type SourceKind, verificationOf } from './kind.ts';
 
 type Spelling = 'Gitea' | 'Forgejo' | 'Gogs';
@@ -39,7 +40,7 @@ function kind(name: string, ...spellings: readonly [Spelling, ...Spelling[]]): S
 			read(delivery, body) {
 				const event = requiredHeader(delivery, `X-${spellingOf(delivery)}-Event`, spellings[0]);
 				const payload = mapOf(body, spellings[0]);
-				const image = event === 'package' ? imageOf(at(payload, 'package')) : undefined;
+				const image = event === 'package' ? packageOf(at(payload, 'package')) : undefined;
 				const told = eventLikeGithub(event, payload);
 				return {
 					kind: 'events',
@@ -72,16 +73,13 @@ function signedBytes({ headers, body }: Delivery): Buffer {
 }
 
 /** The container image of a package event; undefined when the package is another thing. */
-function imageOf(thing: unknown): Event['image'] | undefined {
+function packageOf(thing: unknown): Image | undefined {
 	if (textAt(thing, 'type') !== 'container') return undefined;
-	const version = textAt(thing, 'version');
 	const owner = firstOf(textAt(thing, 'owner', 'login'), textAt(thing, 'owner', 'username'));
 	const page = textAt(thing, 'html_url');
-	const digest = version.startsWith('sha256:');
 	return {
 		registry: URL.canParse(page) ? new URL(page).host : '',
 		repository: [owner, textAt(thing, 'name')].filter((part) => part !== '').join('/'),
-		tag: digest ? '' : version,
-		digest: digest ? version : '',
+		...tagOrDigest(textAt(thing, 'version')),
 	};
 }

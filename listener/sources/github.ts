@@ -3,10 +3,11 @@
 import { z } from 'zod';
 import { checkSignature } from '../auth/signature.ts';
 import { day } from '../config/values.ts';
-import { type Delivery, type Event, eventOf, headerOf, type Repository } from '../delivery.ts';
+import { type Delivery, type Event, eventOf, headerOf, type Image, type Repository } from '../delivery.ts';
 import type { Secrets } from '../secret.ts';
 import { at, firstOf, idOf, lastPart, mapOf, requiredHeader, textAt, wordOf } from './fields.ts';
 import { branchOf, changeOf, pushKind, type Ref, refOf, tagOf } from './git.ts';
+import { imageOf } from './images.ts';
 import { plainAnswer, type SourceKind, verificationOf } from './kind.ts';
 
 const sha256 = {
@@ -44,7 +45,8 @@ export const github: SourceKind<z.output<typeof options>> = {
 				const name = requiredHeader(delivery, 'X-GitHub-Event', 'GitHub');
 				if (name === 'ping') return plainAnswer('Pong');
 				const payload = mapOf(body, 'GitHub');
-				const image = name === 'package' || name === 'registry_package' ? imageOf(payload[name]) : undefined;
+				const image =
+					name === 'package' || name === 'registry_package' ? packageOf(payload[name]) : undefined;
 				return {
 					kind: 'events',
 					events: [
@@ -131,18 +133,15 @@ function headOf(payload: unknown): Partial<Event> {
 }
 
 /** The container image of a package event; undefined when the package is another thing. */
-function imageOf(thing: unknown): Event['image'] | undefined {
+function packageOf(thing: unknown): Image | undefined {
 	const type = textAt(thing, 'package_type').toLowerCase();
 	if (type !== 'container' && type !== 'docker') return undefined;
 	const version = at(thing, 'package_version');
 	const tag = at(version, 'container_metadata', 'tag');
-	// Such as ghcr.io/owner/name:tag; without a tag there is a bare colon.
-	const [, registry = '', repository = ''] =
-		/^([^/]+)\/([^:@]+)/.exec(textAt(version, 'package_url').replace(/^https?:\/\//, '')) ?? [];
 	const digests = [textAt(tag, 'digest'), textAt(version, 'version'), textAt(version, 'name')];
 	return {
-		registry,
-		repository,
+		// Such as ghcr.io/owner/name:tag; without a tag there is a bare colon.
+		...imageOf(textAt(version, 'package_url')),
 		tag: textAt(tag, 'name'),
 		digest: digests.find((digest) => digest.startsWith('sha256:')) ?? '',
 	};
