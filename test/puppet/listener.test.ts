@@ -73,7 +73,8 @@ auth:
 		http { 'delete': ensure => delete, route => 'any', token => 'hushBearer', tries => 3, returns => 202 }
 		http { 'head': ensure => head, route => 'any', token => 'hushBearer' }
 		http { 'nobody': route => 'any', user => 'deployer', password => 'wrongPassword', tries => 3 }
-		http { 'signed': data => 'ü', header => 'text/plain', hmac => Sensitive('hushSigning'), wait => true }
+		http { 'signed': data => 'ü', header => 'text/plain', wait => true,
+			hmac => { 'secret' => Sensitive('hushSigning'), 'header' => 'X-Signature' } }
 		http { 'wrongly signed': route => 'signed', data => 'ü', hmac => 'wrongSecret' }
 		http { 'github': data => { 'zen' => 'x' }, hmac => 'hushGithub', header => { 'X-GitHub-Event' => 'star' }, wait => true }
 		http { 'standard': data => { 'type' => 'invoice.paid' }, wait => true,

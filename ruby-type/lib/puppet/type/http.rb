@@ -357,11 +357,12 @@ Puppet::Type.newtype(:http) do
   newparam(:hmac) do
     desc <<-DOC
       The secret to sign the request with, best as `Sensitive`, or a hash
-      with `style` and `secret`. Styles:
+      with `style`, `secret` and `header`. Styles:
 
       * `github` (default): `X-Hub-Signature-256`, the HMAC-SHA256 of the
-        body, and `X-GitHub-Delivery`. A receiver may ask for
-        `X-GitHub-Event` too, which `header` can add.
+        body after `sha256=`, and `X-GitHub-Delivery`. The key `header`
+        names another header for the signature, such as `X-Signature`,
+        where a listener's `auth: hmac` looks unless told otherwise.
       * `standard-webhooks`: `webhook-id`, `webhook-timestamp` and
         `webhook-signature`, as the Standard Webhooks have it; the secret
         is in Base64, mostly with `whsec_` before it.
@@ -373,13 +374,16 @@ Puppet::Type.newtype(:http) do
     validate do |value|
       hmac = resource.class.reveal(value)
       hmac = { 'secret' => hmac } if hmac.is_a?(String)
-      raise ArgumentError, 'hmac must be a secret, or a hash with style and secret' unless hmac.is_a?(Hash)
+      raise ArgumentError, 'hmac must be a secret, or a hash with style, secret and header' unless hmac.is_a?(Hash)
 
-      unknown = hmac.keys - %w[style secret]
-      raise ArgumentError, "hmac: unknown key #{unknown.first.inspect}, known are style and secret" unless unknown.empty?
+      unknown = hmac.keys - %w[style secret header]
+      raise ArgumentError, "hmac: unknown key #{unknown.first.inspect}, known are style, secret and header" unless unknown.empty?
 
       style = hmac.fetch('style', 'github')
       raise ArgumentError, 'hmac: style must be github or standard-webhooks' unless %w[github standard-webhooks].include?(style)
+
+      raise ArgumentError, 'hmac: the headers of standard-webhooks are fixed' if hmac.key?('header') && style != 'github'
+      raise ArgumentError, 'hmac: header is not a header name' unless hmac.fetch('header', 'X') =~ /\A[!#$%&'*+.^_`|~0-9a-z-]+\z/i
 
       secret = hmac['secret']
       next if resource.class.late?(secret)

@@ -149,6 +149,8 @@ RSpec.describe Puppet::Type.type(:http) do
       'an empty password' => [{ user: 'me', password: '' }, /not empty/],
       'an empty secret' => [{ hmac: '' }, /not empty/],
       'an unknown style' => [{ hmac: { 'style' => 'gitlab', 'secret' => 's' } }, /github or standard-webhooks/],
+      'a header that is none for a signature' => [{ hmac: { 'secret' => 's', 'header' => 'a b' } }, /not a header name/],
+      'a header where they are fixed' => [{ hmac: { 'style' => 'standard-webhooks', 'header' => 'X' } }, /are fixed/],
       'a secret that is not Base64' => [{ hmac: { 'style' => 'standard-webhooks', 'secret' => 'a-b' } }, /in Base64/],
       'no try at all' => [{ tries: 0 }, /from 1 to 1000/],
       'a pause of a day' => [{ try_sleep: 86_400 }, /from 0 to 3600/],

@@ -236,11 +236,11 @@ Puppet::Type.type(:http).provide(:puppet) do
   def signature(content)
     return {} unless given(:hmac)
 
-    style, secret = hmac
+    secret = hmac['secret']
     id = @key || SecureRandom.uuid
-    if style == 'github'
+    if hmac['style'] == 'github'
       sum = OpenSSL::HMAC.hexdigest('SHA256', secret, content)
-      return { 'x-hub-signature-256' => "sha256=#{sum}", 'x-github-delivery' => id }
+      return { hmac['header'].downcase => "sha256=#{sum}", 'x-github-delivery' => id }
     end
 
     time = Time.now.to_i
@@ -254,7 +254,8 @@ Puppet::Type.type(:http).provide(:puppet) do
 
   def hmac
     given = plaintext(:hmac)
-    given.is_a?(Hash) ? [given.fetch('style', 'github'), given['secret']] : ['github', given]
+    given = { 'secret' => given } unless given.is_a?(Hash)
+    { 'style' => 'github', 'header' => 'X-Hub-Signature-256' }.merge(given)
   end
 
   # ---- sending ---------------------------------------------------------------------------------------------------------
@@ -616,7 +617,7 @@ Puppet::Type.type(:http).provide(:puppet) do
         whole = resource.parameter(name).sensitive || %i[password token].include?(name)
         secrets.add(given(name), whole: whole, opaque: %i[data route url].include?(name))
       end
-      secrets.add(hmac.last, whole: true) if given(:hmac)
+      secrets.add(hmac['secret'], whole: true) if given(:hmac)
       secrets.add(basic_credentials, whole: true) if given(:user)
       secrets.add(url_parts, whole: true) if given(:url).is_a?(sensitive) || resource.parameter(:url)&.sensitive
     end
