@@ -158,15 +158,15 @@ export function addOperatorCommands(program: Command, surroundings: Surroundings
 		.option(...json)
 		.action((run: string, options) => act(options, (operator) => operator.cancel(run)));
 
-	add('trigger', 'count a trigger up by one', '  $ puppet-webhook trigger deploy-shop')
-		.argument('<name>', 'its name; one that is new begins at 0')
-		.option(...json)
-		.action((name: string, options) => act(options, (operator) => operator.trigger(name)));
-
 	add('rerun', 'have a run once more, with what it was given then', '  $ puppet-webhook rerun last')
 		.argument('<run>', theRun, runArgument)
 		.option(...json)
 		.action((run: string, options) => act(options, (operator) => operator.rerun(run)));
+
+	add('trigger', 'count a trigger up by one', '  $ puppet-webhook trigger deploy-shop')
+		.argument('<name>', 'its name; one that is new begins at 0')
+		.option(...json)
+		.action((name: string, options) => act(options, (operator) => operator.trigger(name)));
 }
 
 function runArgument(text: string): string {
