@@ -36,7 +36,7 @@ const searching = new Set(['contains', 'indexOf', 'lastIndexOf', 'split', 'repla
 const comparing = new Set(['==', '!=', 'in']);
 const goingThrough = new Set(['all', 'exists', 'exists_one', 'map', 'filter', 'size']);
 /** What the calendar of a time zone costs: it is made for each call. */
-const calendarSteps = 300;
+const calendarSteps = 2000;
 const charactersPerStep = 8;
 
 /** Evaluates expressions within bounds. One for all expressions of a configuration: it keeps nothing of a delivery. */
