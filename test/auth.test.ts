@@ -1,6 +1,7 @@
 /** Who may call: each kind of auth with what is right and with every way to be wrong, and what stands around them. */
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { createHmac, generateKeyPairSync, hash, type KeyObject } from 'node:crypto';
 import fs from 'node:fs';
 import http, { type OutgoingHttpHeaders } from 'node:http';
@@ -8,7 +9,7 @@ import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { exportJWK, type JWTPayload, SignJWT } from 'jose';
-import { command, type Listener, send, startListener, temporaryDirectory } from './helpers/listener.ts';
+import { command, type Listener, root, send, startListener, temporaryDirectory } from './helpers/listener.ts';
 import { raw } from './helpers/raw.ts';
 
 const token = 'tok-2f6d0c1e93';
@@ -481,6 +482,22 @@ describe('auth', () => {
 			/^jenkins: the token is another; gitlab: there is no .*; lan: a web page/,
 		);
 		assert.ok(!JSON.stringify(listener.log()).includes(given));
+	});
+
+	test('a script signs as docs/routes.md shows', async () => {
+		const page = fs.readFileSync(path.join(root, 'docs/routes.md'), 'utf8');
+		const script = /A script signs like this[\s\S]*?```sh\n([\s\S]*?)```/.exec(page)?.[1] ?? '';
+		const own = await startListener({
+			files: { 'inventory.secret': 'a secret of both\n' },
+			routes:
+				'auth: { i: { hmac: { secret: { file: inventory.secret }, header: X-Inventory-Signature, timestamp: X-Inventory-Time } } }\nroutes:\n  changed: { auth: i, command: "true" }\n',
+		});
+		const printed = execFileSync('sh', ['-ec', script.replace('https://hooks.example.com', own.url)], {
+			cwd: own.dir,
+			env: { ...process.env, body: '{"host": "web1"}' },
+			stdio: ['ignore', 'pipe', 'ignore'],
+		});
+		assert.match(printed.toString(), /"runs":\[/);
 	});
 
 	test('who called is in the log', async () => {

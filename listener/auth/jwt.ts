@@ -155,7 +155,9 @@ function keysPlace(jwks: string, making: Making): string {
 		parseKeys(fs.readFileSync(file, 'utf8'));
 	} catch (error) {
 		const { code, message } = error as NodeJS.ErrnoException;
-		making.fault(`${file} ${code === undefined ? message : `cannot be read (${code})`}`, 'jwks');
+		const why =
+			code === 'ENOENT' ? 'does not exist' : code === undefined ? message : `cannot be read (${code})`;
+		making.fault(`${file} ${why}`, 'jwks');
 	}
 	return file;
 }
@@ -168,7 +170,11 @@ function compileClaim(values: Wanted | readonly Wanted[]): (value: unknown) => b
 }
 
 /** What a good token says; of another, as a text, why it is not taken. */
-export async function payloadOf(token: string, keys: Keys, rules: JWTVerifyOptions): Promise<JWTPayload | string> {
+export async function payloadOf(
+	token: string,
+	keys: Keys,
+	rules: JWTVerifyOptions,
+): Promise<JWTPayload | string> {
 	// Loading it takes some 20 ms, by which the listener would start later for who needs it not.
 	const { errors, jwtVerify } = await import('jose');
 	try {
