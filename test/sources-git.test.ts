@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { generateKeyPairSync, randomUUID, sign as signWith } from 'node:crypto';
+import { createHash, generateKeyPairSync, randomUUID, sign as signWith } from 'node:crypto';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -451,7 +451,7 @@ describe('secrets', () => {
   sha1: { source: { github: { sha1: true } }, secret: ${yaml(secret)}, command: "true" }
   github: { source: github, secret: ${yaml(secret)}, command: "true" }
   gitlab: { source: gitlab, secret: [${yaml(senders.gitlab!.secret)}, ${yaml(signing.secret)}], command: "true" }
-  bitbucket: { source: { bitbucket: { signed: false } }, auth: none, command: "true" }
+  hook/{{fingerprint}}: { source: { bitbucket: { signed: false } }, secret: ${yaml(secret)}, command: "true" }
 `,
 		});
 	});
@@ -499,8 +499,11 @@ describe('secrets', () => {
 		}
 	});
 
-	test('FX-S3: Bitbucket may sign nothing where the route says so', async () => {
-		assert.equal((await deliver(listener, 'bitbucket', bytesOf(usual('bitbucket')))).status, 202);
+	test('FX-H1, FX-S3: Bitbucket may sign nothing where the path is a secret', async () => {
+		const ready = bytesOf(usual('bitbucket'));
+		const path = (text: string) => `hook/${createHash('sha256').update(text).digest('hex')}`;
+		assert.equal((await deliver(listener, path(secret), ready)).status, 202);
+		assert.equal((await deliver(listener, path(old), ready)).status, 404);
 	});
 });
 
@@ -660,6 +663,10 @@ describe('docs/sources.md', () => {
 		if (!example.includes('== "production"')) return fixture;
 		return JSON.parse(JSON.stringify(fixture).replaceAll('feature/hiera', 'production'));
 	}
+
+	test('names every source there is', () => {
+		for (const { name } of sourceKinds) assert.match(page, new RegExp(`^\\| .*\\[\`${name}\`\\]\\(#`, 'm'));
+	});
 
 	test('has an example of each source', () => {
 		for (const name of here) assert.match(shown.join(), new RegExp(`source: (\\{ )?${name}\\b`));

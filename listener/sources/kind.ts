@@ -61,6 +61,3 @@ export function verificationOf(name: string, check: Check['check']): Check {
 export function plainAnswer(body: string): Reading {
 	return { kind: 'answer', status: 200, type: 'text/plain; charset=utf-8', body };
 }
-
-/** Milliseconds: GitHub and GitLab keep deliveries for operators to send again for days. */
-export const threeDays = 3 * 86_400_000;
