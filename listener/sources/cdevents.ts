@@ -96,7 +96,7 @@ function eventIn(type: string, data: unknown): Event {
 
 function repositoryIn(told: unknown): Repository {
 	const id = textAt(told, 'id');
-	const url = firstOf(textAt(told, 'url'), textAt(told, 'content', 'url'), textAt(told, 'source'));
+	const url = firstOf(textAt(told, 'url'), textAt(told, 'content', 'url'));
 	const isUrl = URL.canParse(id);
 	const fullName = isUrl ? new URL(id).pathname.replace(/^\/|\.git$/g, '') : id;
 	return {

@@ -19,6 +19,10 @@ export const harbor: SourceKind = {
 	secret: 'required',
 	options,
 	bare: true,
+	secretFault: (secret) =>
+		/^[\x21-\x7e\x80-\xff]+(?:[\t ]+[\x21-\x7e\x80-\xff]+)*$/.test(secret.reveal().toString('latin1'))
+			? null
+			: 'has a line break, or a blank at one of its ends, so that no header can be like it',
 	compile: (_options, secrets) => ({
 		name: 'harbor',
 		verification: {
@@ -27,7 +31,8 @@ export const harbor: SourceKind = {
 			check(delivery) {
 				const given = headerOf(delivery, 'authorization');
 				if (given === '') return unknown('there is no header Authorization');
-				return matchesOne(secrets as Secrets, given)
+				// Node hands bytes on as Latin-1.
+				return matchesOne(secrets as Secrets, Buffer.from(given, 'latin1'))
 					? admitted('harbor')
 					: unknown('the header Authorization is another');
 			},
