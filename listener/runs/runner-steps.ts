@@ -66,6 +66,14 @@ interface Steps {
 	readonly values: StepsRun['values'];
 }
 
+/** What is around a step while it is performed. */
+interface Around {
+	readonly values: StepsRun['values'];
+	readonly limit: Limit;
+	readonly run: StepsRun;
+	readonly output: Lines;
+}
+
 /** Performs runs; holds what their kinds of steps have loaded. */
 export class Performer {
 	readonly #kinds = new Map<string, Promise<AnyKind>>();
@@ -117,15 +125,11 @@ export class Performer {
 		return result;
 	}
 
+	/** Performs one step, below its heading unless that is empty. Never rejects. */
 	async #one(
 		step: PlannedStep,
 		heading: string,
-		{
-			values,
-			limit,
-			run,
-			output,
-		}: { values: StepsRun['values']; limit: Limit; run: StepsRun; output: Lines },
+		{ values, limit, run, output }: Around,
 	): Promise<StepResult> {
 		const load = kinds[step.kind];
 		if (load === undefined) return failure('spawn', 'is of a kind that this version does not know');
