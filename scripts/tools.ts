@@ -34,6 +34,7 @@ const tools: readonly Tool[] = [
 	},
 	{ debian: 'rubocop', found: { program: 'rubocop' }, purpose: 'the check of Ruby’s style' },
 	{ debian: 'openssl', found: { program: 'openssl' }, purpose: 'tests with certificates' },
+	{ debian: 'build-essential', found: { program: 'cc' }, purpose: 'the test of power loss' },
 	{ debian: 'curl', found: { program: 'curl' }, purpose: 'the commands that the documents show' },
 	{ debian: 'python3', found: { program: 'python3' }, purpose: 'tests with a syslog daemon of this host' },
 	{ debian: 'sudo', found: { program: 'visudo' }, purpose: 'the check of sudo’s rules' },

@@ -125,7 +125,8 @@ export class SqliteStore implements Store {
 		let db: DatabaseSync | undefined;
 		try {
 			// What commands print and receive is nobody else's business.
-			fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+			const made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+			if (made !== undefined) flushNames(path.dirname(made), directory);
 			db = new DatabaseSync(file, { timeout: 0 });
 			const store = new SqliteStore(db, file, options);
 			fs.writeFileSync(holder, `${process.pid}\n`);
@@ -194,9 +195,8 @@ export class SqliteStore implements Store {
 
 		this.#fileFd = fs.openSync(file, 'r+');
 		this.#logFd = fs.openSync(`${file}-wal`, 'r+');
-		const directory = fs.openSync(path.dirname(file), 'r');
-		for (const fd of [this.#fileFd, this.#logFd, directory]) fs.fsyncSync(fd);
-		fs.closeSync(directory);
+		for (const fd of [this.#fileFd, this.#logFd]) fs.fsyncSync(fd);
+		flushNames(path.dirname(file), file);
 	}
 
 	accept(
@@ -700,6 +700,16 @@ export class SqliteStore implements Store {
 		// long as nothing is written meanwhile: only the next write begins to overwrite the log.
 		this.#db.exec('PRAGMA synchronous = OFF; PRAGMA wal_checkpoint(PASSIVE); PRAGMA synchronous = NORMAL');
 		await fdatasync(this.#fileFd);
+	}
+}
+
+/** Makes the names of what was just made survive power loss: those in `from`, and in each directory on the way down to `to`. */
+function flushNames(from: string, to: string): void {
+	for (let directory = path.dirname(to); ; directory = path.dirname(directory)) {
+		const fd = fs.openSync(directory, 'r');
+		fs.fsyncSync(fd);
+		fs.closeSync(fd);
+		if (path.relative(from, directory) === '') return;
 	}
 }
 
