@@ -10,12 +10,11 @@ export type Ref = Pick<Event, 'ref' | 'branch' | 'tag'>;
 
 const noRef: Ref = Object.freeze({ ref: '', branch: '', tag: '' });
 
-/** @param ref in full; a name alone, as some programs send it, is a branch. Slashes in the name are its own. */
+/** @param ref in full; what is neither a branch nor a tag by that is neither. Slashes in a name are its own. */
 export function refOf(ref: string): Ref {
-	if (ref === '') return noRef;
 	if (ref.startsWith(branches)) return { ref, branch: ref.slice(branches.length), tag: '' };
 	if (ref.startsWith(tags)) return { ref, branch: '', tag: ref.slice(tags.length) };
-	return ref.startsWith('refs/') ? { ref, branch: '', tag: '' } : branchOf(ref);
+	return { ref, branch: '', tag: '' };
 }
 
 /** @param name without `refs/heads/` */

@@ -96,15 +96,18 @@ function repositoryOf(project: unknown, other: unknown): Repository {
 	};
 }
 
-function specifics(name: string, payload: unknown): { readonly kind: string } & Partial<Event> {
+function specifics(event: string, payload: unknown): { readonly kind: string } & Partial<Event> {
 	const attributes = at(payload, 'object_attributes');
-	switch (name) {
+	switch (event) {
 		case 'push':
 		case 'tag_push': {
-			const ref = refOf(textAt(payload, 'ref'));
+			const name = textAt(payload, 'ref');
+			const named = event === 'tag_push' ? tagOf : branchOf;
+			// A name alone is what scripts send that speak as GitLab does.
+			const ref = name.startsWith('refs/') ? refOf(name) : named(name);
 			const after = firstOf(textAt(payload, 'after'), textAt(payload, 'checkout_sha'));
 			const change = changeOf(textAt(payload, 'before'), after);
-			return { kind: name === 'tag_push' ? 'tag' : pushKind(ref), ...ref, ...change };
+			return { kind: event === 'tag_push' ? 'tag' : pushKind(ref), ...ref, ...change };
 		}
 		case 'merge_request':
 			return { kind: 'pull_request', action: textAt(attributes, 'action') };
@@ -115,7 +118,10 @@ function specifics(name: string, payload: unknown): { readonly kind: string } & 
 		case 'job':
 			return { kind: 'job', action: textAt(payload, 'build_status') };
 		default:
-			return { kind: wordOf(name), action: firstOf(textAt(attributes, 'action'), textAt(payload, 'action')) };
+			return {
+				kind: wordOf(event),
+				action: firstOf(textAt(attributes, 'action'), textAt(payload, 'action')),
+			};
 	}
 }
 
