@@ -32,7 +32,7 @@ define webhook::sudo (
       default => { 'user' => 'root', 'command' => $given },
     }
     # In arguments these have a meaning of their own.
-    $escaped = $rule['command'].regsubst('[,:=\\\\]', '\\\\\\0', 'G')
+    $escaped = $rule['command'].regsubst('[,:=#\\\\]', '\\\\\\0', 'G')
     # A program that stands alone would be allowed with any arguments.
     $exact = $escaped ? {
       /\s/    => $escaped,

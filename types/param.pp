@@ -9,4 +9,5 @@ type Webhook::Param = Struct[{
   'pattern'     => Optional[Webhook::SomeText],
   'enum'        => Optional[Array[Variant[Webhook::Text, Numeric, Boolean], 1]],
   'type'        => Optional[Enum['string', 'integer', 'number', 'boolean']],
+  'secret'      => Optional[Boolean],
 }]

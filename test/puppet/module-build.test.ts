@@ -22,13 +22,6 @@ const routesOf = (listener: string) => fs.readFileSync(inHome('etc', listener, '
 
 let tarball = '';
 const started: ChildProcess[] = [];
-after(async () => {
-	for (const child of started) {
-		if (child.exitCode !== null || child.signalCode !== null) continue;
-		child.kill('SIGTERM');
-		await once(child, 'close');
-	}
-});
 
 async function freePort(): Promise<number> {
 	const server = net.createServer().listen(0, '127.0.0.1');
@@ -88,7 +81,70 @@ async function start(name: string): Promise<Service> {
 	return { child, lines };
 }
 
+let port = 0;
+let twitchPort = 0;
+let service: Service;
+
+/** The class and the call of the original's document, with its alignment and quotes. */
+const original = `
+class puppetmaster::webhook {
+
+    include webhook
+    webhook::listener {'puppet':
+        port => '6969',
+        routes            => {
+            'kick_haproxy_app_internal'  => {
+                'method'  => 'get',
+                'command' => "su - peadmin -c 'mco puppet runonce -F role=haproxy_app_internal'"
+            },
+        }
+    }
+}
+include puppetmaster::webhook
+`;
+
+const deploy = (command: string) => `
+webhook::listener { 'deploy':
+  bind_address => '127.0.0.1',
+  port         => ${port},
+  auth         => { 'jenkins' => { 'bearer' => { 'credential' => 'jenkins' } } },
+  credentials  => { 'jenkins' => Sensitive('swordfish') },
+  routes       => {
+    'hello' => { 'auth' => ['jenkins'], 'command' => ['echo', ${command}] },
+  },
+}
+`;
+
+const hello = (token: string) =>
+	send({ port }, '/hello?async=false', { method: 'POST', headers: { authorization: `Bearer ${token}` } });
+
+/** A user that every host has, so that none has to be made. */
+const [, , uid, gid, , daemonHome] =
+	/^daemon:.*$/m.exec(fs.readFileSync('/etc/passwd', 'utf8'))?.[0].split(':') ?? [];
+
+const twitch = () => `
+class { 'webhook::twitch':
+  user       => 'daemon',
+  home       => '${daemonHome}',
+  managehome => false,
+  uid        => ${uid},
+  gid        => ${gid},
+  bind       => '127.0.0.1',
+  port       => ${twitchPort},
+  puppet     => '${inHome('standin')}',
+  lockfile   => '${inHome('agent_catalog_run.lock')}',
+  run_dir    => '${inHome('run')}',
+}
+`;
+
 describe('the built module', () => {
+	after(async () => {
+		for (const child of started) {
+			if (child.exitCode !== null || child.signalCode !== null) continue;
+			child.kill('SIGTERM');
+			await once(child, 'close');
+		}
+	});
 	before(async () => {
 		for (const dir of ['units', 'sudoers.d', 'modules']) fs.mkdirSync(inHome(dir));
 		const built = await run(process.execPath, [
@@ -191,61 +247,55 @@ describe('the built module', () => {
 		},
 	);
 
-	asRoot(
-		'the original’s call, as it stands in its document, is applied and taken by the listener',
-		async () => {
-			// The document's own class and call, with its alignment and quotes.
-			const ran = await apply(`
-class puppetmaster::webhook {
-
-    include webhook
-    webhook::listener {'puppet':
-        port => '6969',
-        routes            => {
-            'kick_haproxy_app_internal'  => {
-                'method'  => 'get',
-                'command' => "su - peadmin -c 'mco puppet runonce -F role=haproxy_app_internal'"
-            },
-        }
-    }
-}
-include puppetmaster::webhook
-`);
-			assert.equal(ran.code, 2, ran.stdout + ran.stderr);
-			assert.match(ran.stdout + ran.stderr, /webhook::listener\[puppet\]: anybody may call its routes/);
-			assert.match(
-				routesOf('puppet'),
-				/command: "su - peadmin -c 'mco puppet runonce -F role=haproxy_app_internal'"/,
-			);
-			assert.match(unit('puppet-webhook@puppet.socket'), /^ListenStream=0\.0\.0\.0:6969$/m);
-		},
-	);
-
-	let port = 0;
-	let service: Service;
-	const deploy = (command: string, more = '') => `
-webhook::listener { 'deploy':
-  bind_address => '127.0.0.1',
-  port         => ${port},
-  auth         => { 'jenkins' => { 'bearer' => { 'credential' => 'jenkins' } } },
-  credentials  => { 'jenkins' => Sensitive('swordfish') },
-  routes       => {
-    'hello' => { 'auth' => ['jenkins'], 'command' => ['echo', ${command}] },${more}
-  },
-}
-`;
-	const hello = (token: string) =>
-		send({ port }, '/hello?async=false', { method: 'POST', headers: { authorization: `Bearer ${token}` } });
+	let everything: PuppetRun;
 
 	asRoot('writes everything and starts nothing; a second Puppet run changes nothing', async () => {
 		port = await freePort();
-		const first = await apply(deploy("'from Puppet'"));
-		assert.equal(first.code, 2, first.stdout + first.stderr);
-		assert.doesNotMatch(first.stdout + first.stderr, /swordfish/);
+		twitchPort = await freePort();
+		// A lower level of Hiera, and a higher one.
+		const shared = (number: number) =>
+			`{ bind_address: 127.0.0.1, port: ${number}, routes: { r: { command: common } } }`;
+		fs.mkdirSync(inHome('hiera'));
+		fs.writeFileSync(
+			inHome('hiera/hiera.yaml'),
+			'version: 5\ndefaults: { datadir: ., data_hash: yaml_data }\nhierarchy: [{ name: all, paths: [node.yaml, common.yaml] }]\n',
+		);
+		fs.writeFileSync(
+			inHome('hiera/common.yaml'),
+			`webhook::listeners: { one: ${shared(7001)}, two: ${shared(7002)} }\n`,
+		);
+		fs.writeFileSync(
+			inHome('hiera/node.yaml'),
+			'webhook::listeners: { one: { routes: { r: { command: node } } } }\n',
+		);
+		const manifest = original + deploy("'from Puppet'") + twitch();
+		everything = await apply(manifest, ['--hiera_config', inHome('hiera/hiera.yaml')]);
+		assert.equal(everything.code, 2, everything.stdout + everything.stderr);
+		const again = await apply(manifest, ['--hiera_config', inHome('hiera/hiera.yaml')]);
+		assert.equal(again.code, 0, again.stdout + again.stderr);
+	});
+
+	asRoot('the original’s call, as it stands in its document, is taken by the listener', async () => {
+		assert.match(
+			everything.stdout + everything.stderr,
+			/webhook::listener\[puppet\]: anybody may call its routes/,
+		);
+		assert.match(
+			routesOf('puppet'),
+			/command: "su - peadmin -c 'mco puppet runonce -F role=haproxy_app_internal'"/,
+		);
+		assert.match(unit('puppet-webhook@puppet.socket'), /^ListenStream=0\.0\.0\.0:6969$/m);
+	});
+
+	asRoot('secrets are in files that others cannot read, and in nothing that Puppet says', async () => {
+		assert.doesNotMatch(everything.stdout + everything.stderr, /swordfish/);
 		assert.equal(fs.statSync(inHome('etc/deploy/routes.yaml')).mode & 0o777, 0o640);
 		assert.equal(fs.statSync(inHome('etc/deploy/credentials/jenkins')).mode & 0o777, 0o600);
-		const second = await apply(deploy("'from Puppet'"));
-		assert.equal(second.code, 0, second.stdout);
+	});
+
+	asRoot('listeners of all levels of Hiera are there, the more specific level winning', async () => {
+		assert.match(routesOf('one'), /port: 7001\n[\s\S]*command: node\n/);
+		assert.match(routesOf('two'), /port: 7002\n[\s\S]*command: common\n/);
 	});
 
 	asRoot(
@@ -267,35 +317,44 @@ webhook::listener { 'deploy':
 		assert.match(ran.stdout, /routes\.yaml\]\/content: changed \[redacted\] to \[redacted\]/);
 	});
 
-	asRoot(
-		'what the listener refuses does not replace what it serves, and the Puppet run says why',
-		async () => {
-			const before = routesOf('deploy');
-			const ran = await apply(deploy("'{{nobody}}'"));
-			assert.equal(ran.code, 4, ran.stdout);
-			assert.match(ran.stdout + ran.stderr, /route "deploy"|route "hello".*nobody/);
-			assert.equal(routesOf('deploy'), before);
-			assert.equal((await hello('swordfish')).json.output.text, 'changed\n');
-		},
-	);
-
-	asRoot('a credential that is missing is noticed before anything is replaced', async () => {
+	hostTest('visudo', 'what would be refused replaces nothing, and the Puppet run says why', async () => {
+		if (process.getuid?.() !== 0) return;
 		const before = routesOf('deploy');
-		const ran = await apply(deploy("'x'").replace(/ {2}credentials .*\n/, ''));
-		assert.equal(ran.code & 4, 4, ran.stdout);
-		assert.match(ran.stdout + ran.stderr, /jenkins/);
+		const ran = await apply(`${deploy("'{{nobody}}'")}
+webhook::listener { 'keyless':
+  bind_address => '127.0.0.1',
+  auth         => { 'jenkins' => { 'bearer' => { 'credential' => 'nowhere' } } },
+  routes       => { 'hello' => { 'auth' => ['jenkins'], 'command' => 'date' } },
+}
+webhook::sudo { 'broken':
+  user     => 'nobody',
+  commands => ['/usr/bin/true ^a('],
+}
+`);
+		assert.equal(Number(ran.code) & 4, 4, ran.stdout);
+		const said = ran.stdout + ran.stderr;
+		assert.match(said, /route "hello".*nobody/, 'a parameter that is not declared');
+		assert.match(said, /nowhere/, 'a credential that is not there');
+		assert.match(said, /unterminated regular expression/, 'a rule that sudo does not understand');
 		assert.equal(routesOf('deploy'), before);
+		assert.ok(!fs.existsSync(inHome('etc/keyless/routes.yaml')));
+		assert.ok(!fs.existsSync(inHome('sudoers.d/broken')));
+		assert.equal((await hello('swordfish')).json.output.text, 'changed\n');
 	});
 
 	hostTest('systemd-analyze', 'the unit’s exposure is below 3, and systemd understands it', async () => {
 		if (process.getuid?.() !== 0) return;
-		// As systemd would by itself, it reads units by name from a folder.
+		// The tool does not take the name of an instance for a file.
 		const file = inHome('puppet-webhook-score.service');
 		fs.copyFileSync(inHome('units/puppet-webhook@puppet.service'), file);
 		const { stdout } = await run('systemd-analyze', ['security', '--offline=true', '--no-pager', file]);
 		const score = Number(/Overall exposure level for .*: ([\d.]+)/.exec(stdout)?.[1]);
 		assert.ok(score < 3, `${score}\n${stdout}`);
-		for (const name of ['puppet-webhook@puppet.service', 'puppet-webhook@deploy.socket']) {
+		for (const name of [
+			'puppet-webhook@puppet.service',
+			'puppet-webhook@twitch.service',
+			'puppet-webhook@deploy.socket',
+		]) {
 			const verified = await run('systemd-analyze', ['verify', inHome('units', name)]);
 			assert.doesNotMatch(verified.stderr, /puppet-webhook@\S+:\d+/, verified.stderr);
 		}
@@ -306,35 +365,18 @@ webhook::listener { 'deploy':
 		'TW-P1, TW-P3: puppet-twitch by one class: its answers, and rules that sudo takes',
 		async () => {
 			if (process.getuid?.() !== 0) return;
-			const busy = inHome('busy');
+			const rules = fs.readFileSync(inHome('sudoers.d/daemon'), 'utf8');
+			assert.equal(rules.match(/^%daemon ALL = \(root\) NOPASSWD: .*$/gm)?.length, 3, rules);
+			assert.equal(fs.statSync(inHome('sudoers.d/daemon')).mode & 0o777, 0o440);
+
 			// Stands in for Puppet: runs until the file is gone.
-			const standIn = inHome('standin');
-			fs.writeFileSync(standIn, `#!/bin/sh\nwhile [ -e ${busy} ]; do sleep 0.05; done\necho "ran $*"\n`, {
+			const busy = inHome('busy');
+			fs.writeFileSync(inHome('standin'), `#!/bin/sh\nwhile [ -e ${busy} ]; do sleep 0.05; done\n`, {
 				mode: 0o755,
 			});
 			fs.writeFileSync(busy, '');
-			const twitch = await freePort();
-			const ran = await apply(`
-class { 'webhook::twitch':
-  user       => 'nobody',
-  group      => 'nogroup',
-  home       => '/nonexistent',
-  managehome => false,
-  uid        => 65534,
-  gid        => 65534,
-  bind       => '127.0.0.1',
-  port       => ${twitch},
-  puppet     => '${standIn}',
-  lockfile   => '${inHome('agent_catalog_run.lock')}',
-  run_dir    => '${inHome('run')}',
-}
-`);
-			assert.equal(ran.code, 2, ran.stdout + ran.stderr);
-			const rules = fs.readFileSync(inHome('sudoers.d/nobody'), 'utf8');
-			assert.equal(rules.match(/^%nogroup ALL = \(root\) NOPASSWD: .*$/gm)?.length, 3, rules);
-			assert.equal(fs.statSync(inHome('sudoers.d/nobody')).mode & 0o777, 0o440);
 			await start('twitch');
-			const call = (query = '') => send({ port: twitch }, `/puppet/twitch${query}`);
+			const call = (query = '') => send({ port: twitchPort }, `/puppet/twitch${query}`);
 			const accepted = await call();
 			assert.deepEqual([accepted.status, accepted.text], [202, 'Triggered puppet run']);
 			const second = await call();
@@ -346,36 +388,6 @@ class { 'webhook::twitch':
 			);
 		},
 	);
-
-	hostTest('visudo', 'rules that sudo would not understand never get into its directory', async () => {
-		if (process.getuid?.() !== 0) return;
-		const ran = await apply("webhook::sudo { 'broken': user => 'nobody', commands => ['/usr/bin/true ('] }");
-		assert.equal(ran.code & 4, 4, ran.stdout + ran.stderr);
-		assert.ok(!fs.existsSync(inHome('sudoers.d/broken')));
-	});
-
-	asRoot('listeners of all levels of Hiera are there, the more specific level winning', async () => {
-		const data = inHome('hiera');
-		fs.mkdirSync(data);
-		fs.writeFileSync(
-			path.join(data, 'hiera.yaml'),
-			'version: 5\ndefaults: { datadir: ., data_hash: yaml_data }\nhierarchy: [{ name: all, paths: [node.yaml, common.yaml] }]\n',
-		);
-		const listener = (port: number, text: string) =>
-			`{ bind_address: 127.0.0.1, port: ${port}, routes: { r: { command: ${text} } } }`;
-		fs.writeFileSync(
-			path.join(data, 'common.yaml'),
-			`webhook::listeners: { one: ${listener(7001, 'common')}, two: ${listener(7002, 'common')} }\n`,
-		);
-		fs.writeFileSync(
-			path.join(data, 'node.yaml'),
-			'webhook::listeners: { one: { routes: { r: { command: node } } } }\n',
-		);
-		const ran = await apply('', ['--hiera_config', path.join(data, 'hiera.yaml')]);
-		assert.equal(ran.code, 2, ran.stdout + ran.stderr);
-		assert.match(routesOf('one'), /port: 7001\n[\s\S]*command: node\n/);
-		assert.match(routesOf('two'), /port: 7002\n[\s\S]*command: common\n/);
-	});
 });
 
 /** Puppet that installs software runs as root, and owns what it writes. */

@@ -20,7 +20,8 @@ hostTest('rubocop', 'rubocop finds nothing in the Ruby files', async () => {
 
 hostTest('puppet-lint', 'puppet-lint finds nothing in the manifests', async () => {
 	// It wants the folder to be called like the module.
-	const ran = await run('puppet-lint', ['--fail-on-warnings', path.join(modulePath(), 'webhook/manifests')]);
+	const folders = ['manifests', 'functions', 'types'].map((name) => path.join(modulePath(), 'webhook', name));
+	const ran = await run('puppet-lint', ['--fail-on-warnings', ...folders]);
 	assert.equal(ran.code, 0, ran.stdout + ran.stderr);
 });
 
@@ -35,7 +36,8 @@ async function everythingIsDocumented() {
 	const out = path.join(temporaryDirectory(), 'REFERENCE.md');
 	const module = path.join(modulePath(), 'webhook');
 	const generate = ['strings', 'generate', '--format', 'markdown', '--out', out];
-	const ran = await run('puppet', [...generate, 'manifests/**/*.pp', 'lib/**/*.rb'], { cwd: module });
+	const sources = ['manifests/**/*.pp', 'functions/**/*.pp', 'types/**/*.pp', 'lib/**/*.rb'];
+	const ran = await run('puppet', [...generate, ...sources], { cwd: module });
 	assert.equal(ran.code, 0, ran.stderr);
 	assert.match(ran.stdout, /100\.00% documented/);
 	assert.doesNotMatch(ran.stdout + ran.stderr, /\[(warn|error)\]/);
