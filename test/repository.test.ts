@@ -54,7 +54,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 	steps: ['steps/step', 'secret', 'triggers/name', 'routes/parameters', 'routes/template', 'log', 'errors'],
 	routes: [
 		...['delivery', 'errors', 'log', 'auth', 'sources', 'routes/parameters', 'routes/template', 'steps'],
-		...['steps/step', 'runs/run', 'spelling', 'routes/expressions', 'routes/meter'],
+		...['steps/step', 'runs/run', 'secret', 'spelling', 'routes/expressions', 'routes/meter'],
 	],
 	// Doing it.
 	runs: ['runs/run', 'steps', 'steps/step', 'stores', 'log', 'errors', 'mask'],

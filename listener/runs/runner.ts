@@ -219,14 +219,13 @@ export class Runner {
 
 	#receive(process: Process, message: FromRunner, bytes: Buffer): void {
 		const { id, attempt } = message;
-		if (message.kind === 'output') {
-			this.#reports?.output(id, attempt, message.size);
-			return;
+		if (message.kind === 'output') this.#reports?.output(id, attempt, message.size);
+		else if (message.kind === 'count') this.#count(process, message);
+		else {
+			process.runs.delete(runKey(id, attempt));
+			const { outcome, final, size, short } = message;
+			this.#reports?.ended(id, attempt, { outcome, final, output: { size, short: short ? bytes : null } });
 		}
-		if (message.kind === 'count') return this.#count(process, message);
-		process.runs.delete(runKey(id, attempt));
-		const { outcome, final, size, short } = message;
-		this.#reports?.ended(id, attempt, { outcome, final, output: { size, short: short ? bytes : null } });
 	}
 
 	async #ended(process: Process, why: string | number): Promise<void> {
