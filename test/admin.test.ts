@@ -192,13 +192,14 @@ describe('routes', () => {
 			path: '/deploy',
 			methods: ['POST'],
 			description: '',
-			auth: 'local',
+			auth: ['local'],
 			wait: 2000,
 			parameters: [
 				{
 					name: 'environment',
 					description: '',
 					required: true,
+					secret: false,
 					type: 'string',
 					default: null,
 					pattern: null,
@@ -208,6 +209,7 @@ describe('routes', () => {
 					name: 'role',
 					description: 'The role',
 					required: false,
+					secret: false,
 					type: 'string',
 					default: 'web',
 					pattern: '[a-z]+',
