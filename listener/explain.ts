@@ -417,7 +417,7 @@ const takenForVerified: Check = {
 };
 
 function explainEvent(verified: VerifiedDelivery, route: Route, scope: Scope): ExplainedEvent {
-	const when = route.when?.review(scope) ?? [];
+	const when = [...(route.when?.review(scope) ?? [])];
 	const told = [...route.rules.values()].map((rule) => {
 		const { origin, text, reason } = resolveParameter(rule, scope);
 		const value = text === undefined ? null : looksSecret(rule.name) ? '[secret]' : text;

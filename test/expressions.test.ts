@@ -7,7 +7,7 @@ import { before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { type Body, eventOf, noCertificate } from '../listener/delivery.ts';
 import { ExpressionCompiler, type Result, type Scope } from '../listener/routes/expressions.ts';
-import { command, type Listener, startListener, temporaryDirectory } from './helpers/listener.ts';
+import { command, type Listener, root, startListener, temporaryDirectory } from './helpers/listener.ts';
 
 describe('a condition', () => {
 	let listener: Listener;
@@ -101,7 +101,7 @@ routes:
 	test('ends soon whatever body comes, and is not true then', { timeout: 60_000 }, async () => {
 		const many = Array(400_000).fill(0);
 		const slow = await listener.post('/slow', { a: many, b: many });
-		assert.match(slow.json.ignored[0], /takes more than 500000 steps/);
+		assert.match(slow.json.ignored[0], /takes more than 1000000 steps/);
 		const half = 'a'.repeat(500_000);
 		const texts = await listener.post('/texts', { text: half + half, part: `${half}b${half}` });
 		assert.match(texts.json.ignored[0], /searches for a text of more than 256/);
@@ -348,7 +348,7 @@ describe('evaluating', () => {
 			fc.property(bodies, fc.constantFrom(...expressions), (body, expression) => {
 				const result = expression.evaluate(scopeWith(body));
 				assert.ok('value' in result || result.error.length > 0);
-				const findings = expression.review(scopeWith(body));
+				const findings = [...expression.review(scopeWith(body))];
 				const holds = 'value' in result && result.value === true;
 				if (holds) assert.ok(findings.every((finding) => finding.holds));
 				else assert.ok(findings.some((finding) => !finding.holds && finding.reason !== ''));
@@ -370,13 +370,12 @@ describe('evaluating', () => {
 		['body.s.contains(body.t)', { s: 'a'.repeat(4_000_000), t: `${'a'.repeat(100_000)}b` }],
 		['body.l.exists(x, body.s.contains("b"))', { l: list.slice(0, 100_000), s: 'a'.repeat(100_000) }],
 		['body.s.matches("(a|aa)+(b|c)*(a.*)*z$")', { s: text }],
-		['body.l.exists(x, body.s.matches("(a+)+$"))', { l: list.slice(0, 1000), s: `${text.slice(0, 9000)}b` }],
+		['body.l.exists(x, body.s.matches("(a+)+$"))', { l: list.slice(0, 3000), s: `${text.slice(0, 9000)}b` }],
 		[
 			'body.l.exists(x, timestamp(body.t).getHours("Asia/Tokyo") == 99)',
 			{ l: list.slice(0, 100_000), t: '2026-11-20T00:00:00Z' },
 		],
 		['body.s.split("").size() == 1', { s: text }],
-		['size(body.m) == 1', { m: Object.fromEntries(list.slice(0, 600_000).map((_, i) => [`k${i}`, i])) }],
 	];
 	for (const [expression, body] of hostile) {
 		test(`is given up, or done, within its bounds: ${expression}`, () => {
@@ -388,6 +387,18 @@ describe('evaluating', () => {
 			assert.ok(took < 10_000, `${took} ms`);
 		});
 	}
+
+	test('are shown in the documentation as they are taken', async () => {
+		const page = fs.readFileSync(path.join(root, 'docs/conditions.md'), 'utf8');
+		const examples = [...page.matchAll(/^```yaml\n([\s\S]*?)^```$/gm)].map(([, text = '']) => text);
+		assert.equal(examples.length, 2);
+		for (const text of examples) {
+			const file = path.join(temporaryDirectory(), 'routes.yaml');
+			fs.writeFileSync(file, text);
+			const { code, stderr } = await command(['check', '--no-secrets', '--config', file]);
+			assert.equal(code, 0, stderr);
+		}
+	});
 
 	test("looks through GitHub's largest push", () => {
 		const files = Array.from({ length: 5 }, (_, i) => `data/file${i}.yaml`);

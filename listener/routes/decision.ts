@@ -45,11 +45,15 @@ export function decide(route: Route, scope: Scope): Decision {
 		const result = when.evaluate(scope);
 		// A condition that cannot be answered has not said yes.
 		if (!('value' in result) || result.value !== true) {
-			const finding = when.review(scope).find(({ holds }) => !holds);
-			return { kind: 'ignored', event, ...objection(route, finding) };
+			return { kind: 'ignored', event, ...objection(route, firstNo(when.review(scope))) };
 		}
 	}
 	return { kind: 'run', event, parameters: resolveParameters(rules, scope) };
+}
+
+function firstNo(findings: Iterable<Finding>): Finding | undefined {
+	for (const finding of findings) if (!finding.holds) return finding;
+	return undefined;
 }
 
 function objection({ access, when }: Route, finding: Finding | undefined): { reason: string; why: string } {

@@ -40,8 +40,11 @@ export interface Expression {
 	readonly text: string;
 	/** Never throws. */
 	evaluate(scope: Scope): Result;
-	/** A condition's parts, those that `&&` joins, each with what it says of a delivery. For people; evaluates once more. */
-	review(scope: Scope): readonly Finding[];
+	/**
+	 * A condition's parts, those that `&&` joins, each with what it says of a delivery. For people; each is evaluated once more when it
+	 * is asked for, so whoever wants the first that says no pays for no others.
+	 */
+	review(scope: Scope): Iterable<Finding>;
 }
 
 /** What a part of a condition says. */
@@ -127,7 +130,7 @@ export class ExpressionCompiler {
 			evaluate,
 			review: (scope) => {
 				parts ??= this.#split(text).map((part) => this.#part(part));
-				return parts.map((part) => part(scope));
+				return evaluated(parts, scope);
 			},
 		};
 		return { expression: Object.freeze(expression) };
@@ -302,6 +305,10 @@ export class ExpressionCompiler {
 }
 
 type Part = (scope: Scope) => Finding;
+
+function* evaluated(parts: readonly Part[], scope: Scope): Generator<Finding, void, undefined> {
+	for (const part of parts) yield part(scope);
+}
 
 interface Checker {
 	check(node: ASTNode, scope: unknown): unknown;
@@ -483,7 +490,8 @@ function kindOf(value: unknown): string {
 const mostValues = 8;
 const longestValue = 80;
 /** Names of what is rather not shown to whoever reads the log. */
-const secretName = /passw|passphrase|secret|token|credential|authorization|cookie|signature|api.?key|private.?key/i;
+const secretName =
+	/passw|passphrase|secret|token|credential|authorization|cookie|signature|api.?key|private.?key/i;
 
 /** True for the name of something that is rather not shown. */
 export function looksSecret(name: string): boolean {

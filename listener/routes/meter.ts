@@ -9,8 +9,11 @@ import type { RE2JS } from 're2js';
 
 /** What an evaluation may cost. */
 export const bounds = {
-	/** An operation, a member of a list or 8 characters of text is one: a tenth of a second on a slow host. GitHub's largest push, 2048 commits, takes 20,000 to look through. */
-	steps: 500_000,
+	/**
+	 * An operation, a member of a list or 8 characters of text is one: together some 50 ms, 250 where texts are made to be
+	 * searched slowly. To look through the files of GitHub's largest push, 2048 commits, takes 150,000.
+	 */
+	steps: 1_000_000,
 	/** Levels of lists and maps in what is compared as a whole. JSON may have a million, and comparing goes down by recursion. */
 	depth: 100,
 	/** Characters of a text that another is searched for. Searching costs the one's length times the other's in the worst case. */
