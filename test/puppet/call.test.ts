@@ -15,12 +15,18 @@ puppetTest('webhook::call brings the answer as a value, also one that stays secr
 			case '/json':
 				return { status: 200, headers: json, body: '{"nodes":[{"name":"db1"}]}' };
 			case '/echo':
-				return { status: 200, headers: json, body: JSON.stringify(`${method} ${body} ${headers.authorization}`) };
+				return {
+					status: 200,
+					headers: json,
+					body: JSON.stringify(`${method} ${body} ${headers.authorization}`),
+				};
 			default:
 				return { status: 200, body: 'hushAnswer' };
 		}
 	});
-	const listener = await startListener({ routes: 'routes: { password: { method: get, command: echo hushRun } }' });
+	const listener = await startListener({
+		routes: 'routes: { password: { method: get, command: echo hushRun } }',
+	});
 	const at = `http://127.0.0.1:${server.port}`;
 
 	for (const late of ['--preprocess_deferred', '--no-preprocess_deferred']) {
@@ -73,28 +79,33 @@ puppetTest('webhook::call that fails says why', async (t) => {
 	);
 	const at = `http://127.0.0.1:${server.port}`;
 	const failures: [string, string, RegExp][] = [
-		['what is not there', `'${at}/none'`, /GET http:\S+\/none: 404 Not Found instead of 200-299: no such license/],
-		['what is no JSON', `'${at}/json'`, /webhook::call: the answer says that it is JSON, but it is not/],
-		['a wrong key', "{ 'url' => 'http://x/', 'metod' => 'get' }", /webhook::call: unknown key "metod", known are url, fqdn/],
-		['half an address', "{ 'fqdn' => '127.0.0.1' }", /webhook::call: give url, or fqdn and route/],
+		['gone', `'${at}/none'`, /GET http:\S+\/none: 404 Not Found instead of 200-299: no such license/],
+		['broken', `'${at}/json'`, /webhook::call: the answer says that it is JSON, but it is not/],
+		[
+			'wrong',
+			"{ 'url' => 'http://x/', 'metod' => 'get' }",
+			/webhook::call: unknown key "metod", known are url, fqdn/,
+		],
+		['half', "{ 'fqdn' => '127.0.0.1' }", /webhook::call: give url, or fqdn and route/],
 	];
-	for (const [what, call, message] of failures) {
-		await t.test(`while the catalog is compiled: ${what}`, async () => {
-			const ran = await puppetApply(`notice(webhook::call(${call}))`);
-			assert.equal(ran.code, 1);
-			assert.match(ran.stderr, message);
-		});
-	}
-	await t.test('resolved late, inside the data of a request, it fails that one alone', async () => {
-		const ran = await puppetApply(
-			`
-			http { 'x': url => '${at}/x', data => { 'license' => Deferred('webhook::call', ['${at}/none']) } }
-			notify { 'other': }
-			`,
-			{ options: ['--no-preprocess_deferred'] },
+	await t.test('resolved late, inside the data of requests, it fails these alone', async () => {
+		const calls = failures.map(
+			([title, call]) =>
+				`http { '${title}': url => '${at}/x', data => { 'x' => Deferred('webhook::call', [${call}]) } }`,
 		);
+		const ran = await puppetApply(`${calls.join('\n')} notify { 'other': }`, {
+			options: ['--no-preprocess_deferred'],
+		});
 		assert.equal(ran.code, 6, ran.stderr);
-		assert.match(ran.stderr, /Http\[x\].*GET http:\S+\/none: 404 Not Found instead of 200-299: no such license/);
+		for (const [title, , message] of failures) {
+			const told = ran.stderr.match(new RegExp(`Http\\[${title}\\].*`))?.[0];
+			assert.match(String(told), message);
+		}
 		assert.match(ran.stdout, /Notify\[other\]/);
+	});
+	await t.test('while the catalog is compiled, it fails the Puppet run', async () => {
+		const ran = await puppetApply(`notice(webhook::call('${at}/none'))`);
+		assert.equal(ran.code, 1);
+		assert.match(ran.stderr, /404 Not Found instead of 200-299: no such license/);
 	});
 });

@@ -44,15 +44,20 @@ puppetTest('PW-T9, PW-B4: a probe decides whether a request is sent', async (t) 
 		assert.doesNotMatch(ran.stdout, /Http\[(there|active|in maintenance|one of two)\]/);
 	});
 
-	await t.test('PW-T10: in noop mode too, like the commands of an exec; then nothing else is sent', async () => {
-		server.received.length = 0;
-		const ran = await puppetApply(manifest, { options: ['--noop'] });
-		assert.equal(ran.code, 0, ran.stderr);
-		assert.deepEqual(paths('POST'), []);
-		assert.equal(paths('GET').length, 8);
-		const would = [...ran.stdout.matchAll(/should be 'POST http:\S+\/(\S+)' \(noop\)/g)].map((match) => match[1]);
-		assert.deepEqual(would, ['sent-1', 'sent-2', 'sent-3', 'sent-4']);
-	});
+	await t.test(
+		'PW-T10: in noop mode too, like the commands of an exec; then nothing else is sent',
+		async () => {
+			server.received.length = 0;
+			const ran = await puppetApply(manifest, { options: ['--noop'] });
+			assert.equal(ran.code, 0, ran.stderr);
+			assert.deepEqual(paths('POST'), []);
+			assert.equal(paths('GET').length, 8);
+			const would = [...ran.stdout.matchAll(/should be 'POST http:\S+\/(\S+)' \(noop\)/g)].map(
+				(match) => match[1],
+			);
+			assert.deepEqual(would, ['sent-1', 'sent-2', 'sent-3', 'sent-4']);
+		},
+	);
 
 	await t.test('a probe that brings nothing to go by fails the resource, and nothing is sent', async () => {
 		server.received.length = 0;
@@ -62,7 +67,10 @@ puppetTest('PW-T9, PW-B4: a probe decides whether a request is sent', async (t) 
 			http { 'nobody there': onlyif => 'http://127.0.0.1:1/' }
 		`);
 		assert.equal(ran.code, 4, ran.stderr);
-		assert.match(ran.stderr, /Http\[not allowed\]: Could not evaluate: unless: GET .*: 401 Unauthorized: who are you\?, which leaves open/);
+		assert.match(
+			ran.stderr,
+			/Http\[not allowed\]: Could not evaluate: unless: GET .*: 401 Unauthorized: who are you\?, which leaves open/,
+		);
 		assert.match(ran.stderr, /Http\[nobody there\]: Could not evaluate: onlyif: GET .*Connection refused/);
 		assert.match(ran.stderr, /Notify\[after\]: Skipping because of failed dependencies/);
 		assert.deepEqual(paths('POST'), []);
@@ -112,7 +120,10 @@ routes:
 	await t.test('0: nor does noop mode when the data have changed, which it says', async () => {
 		const ran = await apply('n2', '', ['--noop']);
 		assert.equal(ran.code, 0, ran.stderr);
-		assert.match(ran.stdout, /Http\[register\]\/ensure: .*should be 'POST .*\/register\?async=false' \(noop\)/);
+		assert.match(
+			ran.stdout,
+			/Http\[register\]\/ensure: .*should be 'POST .*\/register\?async=false' \(noop\)/,
+		);
 		assert.deepEqual(await counts(), [1, 1]);
 	});
 
@@ -154,18 +165,13 @@ routes:
 
 puppetTest('500 requests in one catalog', async (t) => {
 	const server = await standIn(() => ({ status: 202, body: '{"runs":[]}' }));
-	const timed = async (manifest: string) => {
-		const before = performance.now();
-		const ran = await puppetApply(manifest);
-		assert.equal(ran.code, 2, ran.stderr);
-		return (performance.now() - before) / 1000;
-	};
-	const empty = await timed("notify { 'nothing': }");
-	const full = await timed(`
+	const before = performance.now();
+	const ran = await puppetApply(`
 		Integer[1, 500].each |$n| {
-			http { "call \${n}": fqdn => '127.0.0.1', port => ${server.port}, route => "r/\${n}", data => { 'n' => $n }, once => true }
+			http { "call ${'$'}{n}": fqdn => '127.0.0.1', port => ${server.port}, route => "r/${'$'}{n}", data => { 'n' => $n }, once => true }
 		}
 	`);
+	assert.equal(ran.code, 2, ran.stderr);
 	assert.equal(new Set(server.received.map(({ url }) => url)).size, 500);
-	t.diagnostic(`${(full - empty).toFixed(1)} s for 500 requests, beside the ${empty.toFixed(1)} s of an empty Puppet run`);
+	t.diagnostic(`${((performance.now() - before) / 1000).toFixed(1)} s, Puppet's own start included`);
 });

@@ -74,26 +74,32 @@ async function applied(dir: string, port: number, more = '') {
 	return { finished, lines };
 }
 
-puppetTest('wait logs each line as it comes, and tells none twice when the connection breaks off', async () => {
-	const dir = temporaryDirectory();
-	const listener = await startListener({ routes: routes(dir) });
-	const wire = new Wire();
-	wires.push(wire);
-	wire.target = listener.port;
-	const { finished, lines } = await applied(dir, await wire.listen(), `, save_to => '${dir}/output'`);
+puppetTest(
+	'wait logs each line as it comes, and tells none twice when the connection breaks off',
+	async () => {
+		const dir = temporaryDirectory();
+		const listener = await startListener({ routes: routes(dir) });
+		const wire = new Wire();
+		wires.push(wire);
+		wire.target = listener.port;
+		const { finished, lines } = await applied(dir, await wire.listen(), `, save_to => '${dir}/output'`);
 
-	await until('the first line in the log of Puppet', () => lines().includes('one'));
-	wire.cut();
-	await until('the same call once more', () => wire.count > 1);
-	fs.writeFileSync(path.join(dir, 'go'), '');
+		await until('the first line in the log of Puppet', () => lines().includes('one'));
+		wire.cut();
+		await until('the same call once more', () => wire.count > 1);
+		fs.writeFileSync(path.join(dir, 'go'), '');
 
-	const ran = await finished;
-	assert.equal(ran.code, 2, ran.stderr);
-	assert.deepEqual(lines(), ['one', 'two']);
-	assert.equal(fs.readFileSync(path.join(dir, 'output'), 'utf8'), 'one\ntwo\n');
-	assert.match(ran.stdout, /Http\[two_steps\]\/ensure: sent POST .*: 200 OK, run \w{26} succeeded, saved to/);
-	assert.equal(await listener.runCount(), 1);
-});
+		const ran = await finished;
+		assert.equal(ran.code, 2, ran.stderr);
+		assert.deepEqual(lines(), ['one', 'two']);
+		assert.equal(fs.readFileSync(path.join(dir, 'output'), 'utf8'), 'one\ntwo\n');
+		assert.match(
+			ran.stdout,
+			/Http\[two_steps\]\/ensure: sent POST .*: 200 OK, run \w{26} succeeded, saved to/,
+		);
+		assert.equal(await listener.runCount(), 1);
+	},
+);
 
 puppetTest('wait outlasts a listener that dies and comes back', async () => {
 	const dir = temporaryDirectory();
