@@ -4,7 +4,9 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
-import { command, type Listener, startListener, temporaryDirectory, until } from './helpers/listener.ts';
+import { loadConfig } from '../listener/config/config.ts';
+import { ConfigError } from '../listener/errors.ts';
+import { type Listener, startListener, temporaryDirectory, until } from './helpers/listener.ts';
 import { certificate, startUpstream, type Upstream } from './helpers/upstream.ts';
 
 /** A run once it has ended, with all of its output. */
@@ -549,11 +551,9 @@ describe('steps that are refused', () => {
 	async function faults(route: string): Promise<string[]> {
 		const file = path.join(dir, 'routes.yaml');
 		fs.writeFileSync(file, `routes:\n  a:\n    params: { role: {}, host: { enum: ["a/b"] } }\n${route}`);
-		const { stderr } = await command(['check', '--config', file]);
-		return stderr
-			.trim()
-			.split('\n')
-			.map((line) => line.replace(/^.*?: route "a": /, ''));
+		const error = await loadConfig(file, {}).catch((error) => error);
+		assert.ok(error instanceof ConfigError, String(error));
+		return error.message.split('\n').map((line) => line.replace(/^.*?: route "a": /, ''));
 	}
 
 	const table: [what: string, route: string, ...faults: RegExp[]][] = [
