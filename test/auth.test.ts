@@ -452,7 +452,7 @@ describe('auth', () => {
 		}
 	}
 
-	test('an Authorization header sent twice is answered 401, whichever is right', async () => {
+	test('RK-B4: an Authorization header sent twice is answered 401, whichever is right', async () => {
 		for (const [first, second] of [
 			[token, 'no'],
 			['no', token],
@@ -498,6 +498,12 @@ describe('auth', () => {
 			stdio: ['ignore', 'pipe', 'ignore'],
 		});
 		assert.match(printed.toString(), /"runs":\[/);
+	});
+
+	test('RK-C13: user and password may be in the address, as GitLab is given them', () => {
+		const url = `http://iamgood:${encodeURIComponent('pass:word ü')}@127.0.0.1:${listener.port}/basic`;
+		const printed = execFileSync('curl', ['-sS', '-X', 'POST', '-w', '%{http_code}', '-o', '/dev/null', url]);
+		assert.equal(printed.toString(), '202');
 	});
 
 	test('who called is in the log', async () => {
@@ -706,7 +712,7 @@ routes:
 		});
 	});
 
-	test('is the hash of each secret, and of nothing else', async () => {
+	test('FX-V3: is the hash of each secret, and of nothing else', async () => {
 		for (const secret of ['first', 'second', 'exact\n']) {
 			// A caller that came through a proxy is none of this host, and yet knows the path.
 			const headers = { 'x-forwarded-for': '203.0.113.1' };
@@ -732,7 +738,7 @@ routes:
 		assert.equal((await own.post(url, undefined, { 'x-key': token })).status, 202);
 	});
 
-	test('is not in the log, nor in what the endpoints tell', async () => {
+	test('FX-B12: is not in the log, nor in what the endpoints tell', async () => {
 		await own.get(`/hook/${fingerprint('first')}`);
 		await own.logged('it', (one) => one.status === 405);
 		const routes = await own.get('/-/routes');

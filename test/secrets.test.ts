@@ -149,6 +149,13 @@ describe('a secret that would open a door', () => {
 		});
 	}
 
+	test('RK-C12, RK-B2: half of user and password is refused', async () => {
+		for (const half of ['{ user: iamgood }', '{ password: abc }', '{ user: "", password: abc }']) {
+			fs.writeFileSync(config, `auth: { a: { basic: ${half} } }\nroutes: {}\n`);
+			await assert.rejects(loadConfig(config, {}), /auth\.a\.basic.*(is missing|must not be empty)/);
+		}
+	});
+
 	test('need not be there for check --no-secrets, which checks everything else', async () => {
 		const secrets = '[{ env: NOT_SET }, { file: missing }, { credential: hook }]';
 		fs.writeFileSync(config, routesFor(secrets));
