@@ -24,7 +24,7 @@ import { Outputs } from './runs/output.ts';
 import { Queue } from './runs/queue.ts';
 import { Runner } from './runs/runner.ts';
 import { SqliteStore } from './stores/sqlite.ts';
-import { handedOverSockets, openServiceManager } from './systemd.ts';
+import { handedOverSockets, openSupervisor } from './systemd.ts';
 import { Triggers } from './triggers/trigger.ts';
 
 /** Exit statuses, fit for scripts: 0 done · 1 it did not work (the reason is on standard error) · 2 called wrongly. */
@@ -95,7 +95,7 @@ async function serve(options: ServeOptions): Promise<number> {
 	const log = openLog(defaultLog(), process.stdout, coloured(), mask);
 	// A reader that goes away (`| head`) must not end the listener; its log has nowhere to go, that is all.
 	process.stdout.on('error', () => {});
-	const systemd = openServiceManager(process.env, process.pid, log);
+	const systemd = openSupervisor(process.env, process.pid, log);
 
 	const config = new LiveConfig(options.config, log, process.env);
 	const follow = () => {

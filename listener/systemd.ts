@@ -22,7 +22,7 @@ export function handedOverSockets(environment: ServiceEnvironment, pid: number):
 }
 
 /** How the service is, for `systemctl status`, start and stop, and the watchdog. */
-export interface ServiceManager {
+export interface Supervisor {
 	/** Serving. @param status one line for people */
 	ready(status: string): void;
 	/** Reading routes.yaml again, until `ready`. */
@@ -49,7 +49,7 @@ const farewell = 6_000;
  * WatchdogSec. A small shell, started once while this process is small itself, starts it: doing so from here would halt
  * deliveries for as long as the system needs to copy our page tables. The unit has to say NotifyAccess=all for that.
  */
-export function openServiceManager(environment: ServiceEnvironment, pid: number, log: Log): ServiceManager {
+export function openSupervisor(environment: ServiceEnvironment, pid: number, log: Log): Supervisor {
 	const socket = environment.NOTIFY_SOCKET;
 	if (!socket) return { ready() {}, reloading() {}, status() {}, stopping() {}, async close() {} };
 

@@ -16,7 +16,7 @@ RSpec.describe 'webhook::r10k' do
 
     it 'runs as the owner of the code, and may write nothing else' do
       expect(service).to match(/^User=puppet$/).and match(/^NoNewPrivileges=yes$/)
-      expect(service.scan(/^ReadWritePaths=(.*)$/).flatten)
+      expect(service.scan(/^ReadWritePaths=-(.*)$/).flatten)
         .to eq(%w[/var/lib/puppet-webhook/r10k /etc/puppetlabs/code /opt/puppetlabs/puppet/cache/r10k])
     end
   end
