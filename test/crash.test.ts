@@ -211,3 +211,28 @@ test(`after ${victims.length * killsEach} kills at random points under load, eve
 		assert.ok(promised.size > kills && repeated > 0 && starts > runs, 'the kills met something');
 	}
 });
+
+test('a shell that was about to start a program when its runner died starts none, and is gone', async () => {
+	const listener = await startListener({
+		routes: 'routes:\n  work: { command: "echo ran >> ran; sleep 0.01" }\n',
+	});
+	assert.equal((await listener.post('/work?async=false')).status, 200);
+	const processes = (what: string) =>
+		processesOf(listener.dir).filter(({ command }) => command.includes(what));
+	// The next program is told to one of these, which cannot listen.
+	const shells = await until('shells', () => {
+		const found = processes('/bin/sh -s');
+		return found.length > 0 ? found : undefined;
+	});
+	for (const { pid } of shells) process.kill(pid, 'SIGSTOP');
+	const id = (await listener.post('/work')).json.runs[0].id;
+	await until('it to be told', async () => (await listener.run(id)).state === 'running');
+	const [runner] = processes('runner-process');
+	assert.ok(runner);
+	process.kill(runner.pid, 'SIGKILL');
+	assert.equal((await listener.ended(id)).state, 'succeeded');
+	const left = processes('/bin/sh -s').filter(({ pid }) => shells.some((shell) => shell.pid === pid));
+	for (const { pid } of left) process.kill(pid, 'SIGCONT');
+	assert.deepEqual(left, []);
+	assert.equal(fs.readFileSync(path.join(listener.dir, 'ran'), 'utf8'), 'ran\nran\n');
+});

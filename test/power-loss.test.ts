@@ -26,7 +26,7 @@ interface Change {
 
 /** A file: what of it would survive, and what was changed since. */
 class RecordedFile {
-	durable = Buffer.alloc(0);
+	durable: Buffer = Buffer.alloc(0);
 	pending: Change[] = [];
 	/** Where flushes that are under way began. */
 	readonly flushing: number[] = [];
@@ -118,7 +118,7 @@ class Disk {
 			const below = path.relative(this.#below, name);
 			// Only these are the store's.
 			if (!below.startsWith('runs.db')) continue;
-			let bytes = Buffer.from(file.durable);
+			let bytes: Buffer = Buffer.from(file.durable);
 			for (const change of luck === 'none' ? [] : file.pending) {
 				if (luck === 'all') bytes = applied(bytes, change);
 				else for (const piece of torn(change, random)) bytes = applied(bytes, piece);

@@ -71,6 +71,13 @@ function processIds(): string[] | undefined {
 	}
 }
 
+/**
+ * Variable in the environment that a runner's shells begin with, holding the name of the runner's directory; what they start
+ * does not get it. By it those are found that have not become the program of a run yet: nothing else tells them apart, and when
+ * their runner died they may wait for ever for somebody to read their pipe.
+ */
+export const shellMark = 'WEBHOOK_RUNNER';
+
 /** The runner's side: notes groups as they are started. */
 export class GroupRecord {
 	readonly #fd: number;
@@ -156,6 +163,7 @@ export async function endLeftovers(
 	for (const { pid, start } of records) {
 		if (pid > 0 && processState(pid)?.start === start) signal(pid, 'SIGKILL');
 	}
+	await endShells(new Set(records.map(({ directory }) => path.basename(directory))));
 	if (runs.size === 0) return [];
 	const groups = provenGroups(records, runs);
 	const began = Date.now();
@@ -174,6 +182,18 @@ export async function endLeftovers(
 			told.set(key, { killed: kill });
 		}
 		await sleep(look);
+	}
+}
+
+/** Ends the shells of runners that are gone. Before anything else is looked for, since one may still become a program. */
+async function endShells(runners: ReadonlySet<string>): Promise<void> {
+	for (const began = Date.now(); Date.now() - began < afterKill; await sleep(look)) {
+		const shells = (processIds() ?? []).filter((pid) => {
+			const runner = inEnvironment(pid, shellMark);
+			return runner !== undefined && runners.has(runner) && processState(pid)?.ended === false;
+		});
+		if (shells.length === 0) return;
+		for (const pid of shells) signal(Number(pid), 'SIGKILL');
 	}
 }
 
@@ -201,14 +221,16 @@ function leftovers(
 	for (const name of processIds() ?? []) {
 		const state = processState(name);
 		if (state === undefined || state.ended || state.group === own) continue;
-		const run = groups.get(state.group) ?? runInEnvironment(name);
+		const run = groups.get(state.group) ?? inEnvironment(name, 'WEBHOOK_RUN');
 		if (run !== undefined && runs.has(run)) found.push({ pid: Number(name), start: state.start, run });
 	}
 	return found;
 }
 
-function runInEnvironment(pid: string): string | undefined {
-	return /(?:^|\0)WEBHOOK_RUN=([^\0]+)/.exec(readText(`/proc/${pid}/environ`))?.[1];
+/** A variable of the environment that a process began with. */
+function inEnvironment(pid: string, name: string): string | undefined {
+	const variables = readText(`/proc/${pid}/environ`).split('\0');
+	return variables.find((variable) => variable.startsWith(`${name}=`))?.slice(name.length + 1);
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {

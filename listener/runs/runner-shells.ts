@@ -19,6 +19,7 @@ import os from 'node:os';
 import path from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { promisify } from 'node:util';
+import { shellMark } from './runner-groups.ts';
 import { type Keep, PipeReader } from './runner-pipes.ts';
 
 /** How a program ended; one of the two is null. */
@@ -189,7 +190,7 @@ class Shell {
 		const restored = shellVariable === undefined ? 'unset SHELL' : `SHELL=${quote(shellVariable)}`;
 		// HUP comes when the terminal goes. Programs do not inherit a trap that does something; to ignore it they would.
 		this.#script.write(
-			`trap : HUP; set -m; ${restored}; exec >/dev/null 2>&1; echo "pid $$" >&4; echo "${this.#mark} 0" >&4\n`,
+			`trap : HUP; set -m; ${restored}; unset ${shellMark}; exec >/dev/null 2>&1; echo "pid $$" >&4; echo "${this.#mark} 0" >&4\n`,
 		);
 		const { pid: said, exited } = this.#tell();
 		await exited;
@@ -406,7 +407,7 @@ export class Shells {
 		await promisify(execFile)('mkfifo', ['-m', '600', pipe], { env });
 		// script(1) has its command run by $SHELL, which may be anything.
 		const child = spawn('script', ['-q', '-c', 'exec /bin/sh -s <&3 3<&-', '/dev/null'], {
-			env: { ...env, SHELL: '/bin/sh' },
+			env: { ...env, SHELL: '/bin/sh', [shellMark]: path.basename(this.#directory) },
 			stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
 			detached: true,
 		});
