@@ -98,7 +98,9 @@ export class YamlFile {
 			node = next;
 		}
 		return this.#lines.place(
-			node?.style === undefined || node.offset !== offset ? offset : within(this.#text, node, characters),
+			characters === 0 || node?.style === undefined || node.offset !== offset
+				? offset
+				: within(this.#text, node, characters),
 		);
 	}
 }
