@@ -74,7 +74,9 @@ export class KeySet {
 	}
 
 	async #fetch(): Promise<void> {
-		const text = this.#place.startsWith('/') ? await readFile(this.#place, 'utf8') : await fetchText(this.#place);
+		const text = this.#place.startsWith('/')
+			? await readFile(this.#place, 'utf8')
+			: await fetchText(this.#place);
 		const { createLocalJWKSet } = await import('jose');
 		this.#keys = createLocalJWKSet(parseKeys(text));
 		this.#fetchedAt = performance.now();
