@@ -1,5 +1,5 @@
 /**
- * KILL at random points under load, of the listener, of its runner, and of both at once; then what callers were promised is
+ * KILL at random points under load, of the listener, of what starts its programs, and of both at once; then what callers were promised is
  * compared with what ran. Nothing that was answered is lost, nothing that had ended is run again, no run overlaps with what a
  * dead one left of itself, and whoever repeats a delivery because its answer was lost has one run of it.
  */
@@ -112,9 +112,9 @@ class Victim {
 		}
 	}
 
-	#killRunner(): void {
+	#killStarters(): void {
 		for (const { pid, command } of processesOf(this.dir)) {
-			if (command.includes('runner-process')) this.#kill(pid);
+			if (/runner-starter|^\/bin\/sh -s/.test(command)) this.#kill(pid);
 		}
 	}
 
@@ -126,9 +126,9 @@ class Victim {
 			const enough = this.promised.size + 3 + this.#random(12);
 			await until('answers', () => this.promised.size >= enough);
 			await sleep(this.#random(40));
-			// A runner that died three times over a run is taken to be killed by it; so no more than one a life.
+			// A run that was lost three times is taken to kill what starts it; so no more than once a life.
 			const how = this.#random(4);
-			if (how > 0) this.#killRunner();
+			if (how > 0) this.#killStarters();
 			if (how < 3) await sleep(this.#random(60));
 			this.#kill(listener.process.pid!);
 			this.listener = undefined;

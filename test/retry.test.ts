@@ -162,14 +162,14 @@ routes:
 		await next.ended(behind);
 	});
 
-	test('a run that its runner died over has failed', async () => {
+	test('a run whose program was started by what was killed has failed', async () => {
 		const { listener, id } = await begun();
 		for (const { pid, command } of processesOf(listener.dir)) {
-			if (/runner-process/.test(command)) process.kill(pid, 'SIGKILL');
+			if (/runner-starter|^\/bin\/sh -s/.test(command)) process.kill(pid, 'SIGKILL');
 		}
 		const run = await listener.ended(id);
 		assert.deepEqual(said(run), ['failed', 'lost', 1, null]);
-		assert.equal(run.message, 'its runner died while it ran');
+		assert.equal(run.message, 'what had started its program was killed');
 		assert.equal(await listener.output(id), 'begun\nmore\n');
 	});
 

@@ -1,69 +1,50 @@
 /**
- * What the listener and a runner say to each other, and how: each message is a line of JSON behind the number of raw bytes
- * that follow it (`5 {"kind":…}\n` and five bytes), over one socket that the runner inherits. When either end dies, the other
+ * What the listener and its starter say to each other, and how: each message is a line of JSON behind the number of raw bytes
+ * that follow it (`5 {"kind":…}\n` and five bytes), over one socket that the starter inherits. When either end dies, the other
  * sees the socket close. Messages of one turn of the event loop go out in one write.
  */
 
 import type net from 'node:net';
-import type { Outcome, Plan } from './run.ts';
 
-export type ToRunner =
-	/** The first message. */
+export type ToStarter =
+	/** Make these named pipes, by their paths. */
+	| { readonly kind: 'pipes'; readonly number: number; readonly paths: readonly string[] }
+	/** Start this program. Its standard input follows as bytes when `stdin` is true. */
 	| {
-			readonly kind: 'hello';
-			/** The allow-list of variables that every program gets. */
-			readonly environment: Readonly<Record<string, string>>;
-			/** Where files of output go. */
-			readonly outputs: string;
-			/** A directory of the runner's own, for pipes and the record of its process groups. */
-			readonly own: string;
-	  }
-	/** Perform this run. Its standard input follows as bytes when `stdin` is true. */
-	| {
-			readonly kind: 'run';
-			readonly id: string;
-			readonly attempt: number;
-			readonly plan: Plan;
-			/** The parameters and the WEBHOOK_ variables. */
-			readonly values: Readonly<Record<string, string>>;
-			/** What stands at places of routes.yaml that the plan refers to; absent when it refers to none. Kept nowhere. */
-			readonly secrets?: Readonly<Record<string, string>>;
+			readonly kind: 'start';
+			/** Names it, as it does every other thing asked for, in what is said of it later. */
+			readonly number: number;
+			/** The program and its arguments. */
+			readonly argv: readonly string[];
+			/** null: the listener's own. */
+			readonly cwd: string | null;
+			/** All of its environment. */
+			readonly env: Readonly<Record<string, string>>;
+			/** The named pipe that takes both its output streams. */
+			readonly pipe: string;
 			readonly stdin: boolean;
 	  }
-	/** A trigger was counted up, as `request` asked for; `count` is null when it was not, and `trouble` says why. */
-	| {
-			readonly kind: 'counted';
-			readonly request: number;
-			readonly count: number | null;
-			readonly trouble: string;
-	  }
-	/** Somebody cancelled this run. */
-	| { readonly kind: 'cancel'; readonly id: string; readonly attempt: number }
-	/** End every run, without reporting those that are ended by it, and leave. The same happens when the socket closes. */
+	/** End what runs, and leave. The same happens when the socket closes. */
 	| { readonly kind: 'leave' };
 
-export type FromRunner =
-	/** So many bytes of output are in the run's file. */
-	| { readonly kind: 'output'; readonly id: string; readonly attempt: number; readonly size: number }
-	/** A step of the run counts a trigger up; `counted` answers. */
+export type FromStarter =
+	/** The pipes are there. */
+	| { readonly kind: 'made'; readonly number: number }
+	/** The program runs, as the first of a process group of its own. */
+	| { readonly kind: 'started'; readonly number: number; readonly pid: number }
+	/** It could not be started, or made, by the system's own code and words. */
 	| {
-			readonly kind: 'count';
-			readonly id: string;
-			readonly attempt: number;
-			readonly request: number;
-			readonly trigger: string;
+			readonly kind: 'refused';
+			readonly number: number;
+			readonly code: string | undefined;
+			readonly message: string;
 	  }
-	/** The run has ended. Output that stayed short follows as bytes when `short` is true. */
+	/** The program has ended; one of the two is null. */
 	| {
 			readonly kind: 'ended';
-			readonly id: string;
-			readonly attempt: number;
-			readonly outcome: Outcome;
-			/** It is not to be started again, though it failed. */
-			readonly final: boolean;
-			/** Bytes of output in all. */
-			readonly size: number;
-			readonly short: boolean;
+			readonly number: number;
+			readonly exitCode: number | null;
+			readonly signal: NodeJS.Signals | null;
 	  };
 
 const newline = 10;

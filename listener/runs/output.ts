@@ -33,7 +33,7 @@ function layout(most: number): { head: number; tail: number; mark: number } {
 	return { head, tail: most - head, mark: Math.ceil(most / 8) * 8 };
 }
 
-/** Keeps the output of one run. Lives in a runner. */
+/** Keeps the output of one run. */
 export class OutputWriter {
 	readonly #file: string;
 	readonly #head: number;
@@ -190,7 +190,7 @@ interface Growing {
 	size: number;
 }
 
-/** Reads output, finished or growing. Lives in the listener. */
+/** Reads output, finished or growing. */
 export class Outputs {
 	/** Where files of output are. */
 	readonly directory: string;
@@ -225,7 +225,7 @@ export class Outputs {
 		this.#changed(id);
 	}
 
-	/** The output of a run whose runner can say no more about it. */
+	/** The output of a run that is lost. */
 	soFar(id: string): KeptOutput {
 		const size = this.#growing.get(id)?.size ?? 0;
 		return { size, short: size === 0 ? Buffer.alloc(0) : null };

@@ -2,7 +2,7 @@
  * The owner of runs: takes them, has them performed within the limits, and settles them, each step written down before it
  * counts. Only here does a run change its state.
  *
- *   accept → queued → claimed → performed by a runner → settled
+ *   accept → queued → claimed → performed by the runner → settled
  *
  * At start, runs that an earlier listener left running are queued again, once what it left behind has been ended.
  */
@@ -56,7 +56,7 @@ export interface QueueOptions {
 const retryAfter = 1_000;
 /** Milliseconds between two looks at lock files that runs wait for. */
 const lookAtLocksEvery = 1_000;
-/** Runners that may die over a run before it is given up: such a command probably kills them itself. */
+/** How often what started a run's program may die over it before the run is given up: such a command probably kills them itself. */
 const mostDeaths = 3;
 
 const noLocks: { readonly free: readonly string[]; readonly locked: readonly string[] } = {
@@ -71,7 +71,7 @@ interface UnderWay {
 	logging: { readonly lines: Promise<LineLog>; readonly stop: AbortController } | undefined;
 	/** Somebody wants it ended. */
 	cancelled: boolean;
-	/** A runner has reported its end, or its own. */
+	/** The runner has reported its end, or that it is lost. */
 	performed: boolean;
 }
 
@@ -85,7 +85,7 @@ export class Queue {
 	readonly #events = new EventEmitter<QueueEvents>();
 	readonly #underWay = new Map<string, UnderWay>();
 	readonly #waiting = new Map<string, Set<(run: Run) => void>>();
-	/** Deaths of runners that had a run, by its id. */
+	/** How often a run was lost, by its id. */
 	readonly #deaths = new Map<string, number>();
 	/** Ends on their way into the store or the log. */
 	readonly #closing = new Set<Promise<void>>();
@@ -123,9 +123,7 @@ export class Queue {
 		runner.report({
 			output: (id, attempt, size) => this.#grown(id, attempt, size),
 			ended: (id, attempt, performed) => this.#performed(id, attempt, performed),
-			lost: (runs) => {
-				for (const run of runs) this.#lost(run);
-			},
+			lost: (run) => this.#lost(run),
 		});
 	}
 
@@ -444,7 +442,7 @@ export class Queue {
 		return { lines: log(), stop };
 	}
 
-	/** A runner has performed a run: its end is written down, and its place given to the next in the same transaction. */
+	/** The runner has performed a run: its end is written down, and its place given to the next in the same transaction. */
 	#performed(id: string, attempt: number, { outcome, final, output }: PerformedRun): void {
 		const underWay = this.#underWay.get(id);
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
@@ -458,18 +456,20 @@ export class Queue {
 		this.#claimNext();
 	}
 
-	/** The runner died over a run. */
+	/** What had started the run's program died. */
 	#lost({ id, attempt }: Run): void {
 		const underWay = this.#underWay.get(id);
 		if (underWay?.run.attempt !== attempt || underWay.performed) return;
 		const deaths = (this.#deaths.get(id) ?? 0) + 1;
 		this.#deaths.set(id, deaths);
 		if (underWay.run.plan.onCrash === 'fail' && !underWay.cancelled) {
-			const outcome = lost('its runner died while it ran');
+			const outcome = lost('what had started its program was killed');
 			this.#close(underWay, this.#settle(underWay, outcome, this.#outputs.soFar(id)));
 		} else if (deaths < mostDeaths) this.#close(underWay, this.#leave(underWay));
 		else {
-			const outcome = lost(`the run was given up: its runner died ${deaths} times, so it seems to kill it`);
+			const outcome = lost(
+				`the run was given up: what had started its program was killed ${deaths} times, so it seems to do so itself`,
+			);
 			this.#close(underWay, this.#settle(underWay, outcome, this.#outputs.soFar(id)));
 		}
 		this.#claimNext();

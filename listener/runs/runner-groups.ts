@@ -1,6 +1,6 @@
 /**
- * Which process groups a runner has started, on record for whoever comes after its death: a group must be ended before its run
- * is run again. Written by the runner, read by the listener.
+ * Which process groups a listener has started, on record for whoever comes after its death: a group must be ended before its run
+ * is run again.
  *
  * A record need not survive power loss, since processes do not; so it is a plain file that is never flushed, one line of fixed
  * length per group, and costs a few microseconds a run. A process id may have been given to another process meanwhile: it
@@ -71,14 +71,7 @@ function processIds(): string[] | undefined {
 	}
 }
 
-/**
- * Variable in the environment that a runner's shells begin with, holding the name of the runner's directory; what they start
- * does not get it. By it those are found that have not become the program of a run yet: nothing else tells them apart, and when
- * their runner died they may wait for ever for somebody to read their pipe.
- */
-export const shellMark = 'WEBHOOK_RUNNER';
-
-/** The runner's side: notes groups as they are started. */
+/** Notes groups as they are started. */
 export class GroupRecord {
 	readonly #fd: number;
 	readonly #free: number[] = [];
@@ -86,7 +79,7 @@ export class GroupRecord {
 	/** Milliseconds by which the time since boot is ahead of `performance.now()`. */
 	readonly #sinceBoot: number;
 
-	/** @param directory the runner's own */
+	/** @param directory this listener's own */
 	constructor(directory: string) {
 		this.#sinceBoot = Number.parseFloat(readText('/proc/uptime')) * 1000 - performance.now();
 		this.#fd = fs.openSync(recordFile(directory), 'w', 0o600);
@@ -121,16 +114,16 @@ interface RecordedGroup {
 	readonly run: string;
 }
 
-/** What a runner that is gone, or belongs to a listener that is gone, left on record. */
+/** What a listener that is gone left on record. */
 export interface RunnerRecord {
 	readonly directory: string;
-	/** The runner itself. */
+	/** The listener itself; 0 when it is not to be ended. */
 	readonly pid: number;
 	readonly start: number;
 	readonly groups: readonly RecordedGroup[];
 }
 
-/** Reads what is on record below a directory that holds a directory for each runner. Of an earlier boot only the directory counts. */
+/** Reads what is on record below a directory that holds a directory for each listener. Of an earlier boot only the directory counts. */
 export function readRecords(runners: string): RunnerRecord[] {
 	const boot = bootId();
 	return fs.readdirSync(runners).map((name) => {
@@ -152,7 +145,7 @@ export function readRecords(runners: string): RunnerRecord[] {
 
 /**
  * Ends every process that runs left behind: by TERM, then by KILL.
- * @param records of runners that are to start nothing any more; those still alive are ended first
+ * @param records of listeners that are to start nothing any more; those still alive are ended first
  * @param runs ids whose processes are meant, each with its milliseconds from TERM to KILL
  * @returns ids of processes that even KILL did not end in time
  */
@@ -163,7 +156,6 @@ export async function endLeftovers(
 	for (const { pid, start } of records) {
 		if (pid > 0 && processState(pid)?.start === start) signal(pid, 'SIGKILL');
 	}
-	await endShells(new Set(records.map(({ directory }) => path.basename(directory))));
 	if (runs.size === 0) return [];
 	const groups = provenGroups(records, runs);
 	const began = Date.now();
@@ -182,18 +174,6 @@ export async function endLeftovers(
 			told.set(key, { killed: kill });
 		}
 		await sleep(look);
-	}
-}
-
-/** Ends the shells of runners that are gone. Before anything else is looked for, since one may still become a program. */
-async function endShells(runners: ReadonlySet<string>): Promise<void> {
-	for (const began = Date.now(); Date.now() - began < afterKill; await sleep(look)) {
-		const shells = (processIds() ?? []).filter((pid) => {
-			const runner = inEnvironment(pid, shellMark);
-			return runner !== undefined && runners.has(runner) && processState(pid)?.ended === false;
-		});
-		if (shells.length === 0) return;
-		for (const pid of shells) signal(Number(pid), 'SIGKILL');
 	}
 }
 
@@ -221,16 +201,14 @@ function leftovers(
 	for (const name of processIds() ?? []) {
 		const state = processState(name);
 		if (state === undefined || state.ended || state.group === own) continue;
-		const run = groups.get(state.group) ?? inEnvironment(name, 'WEBHOOK_RUN');
+		const run = groups.get(state.group) ?? runInEnvironment(name);
 		if (run !== undefined && runs.has(run)) found.push({ pid: Number(name), start: state.start, run });
 	}
 	return found;
 }
 
-/** A variable of the environment that a process began with. */
-function inEnvironment(pid: string, name: string): string | undefined {
-	const variables = readText(`/proc/${pid}/environ`).split('\0');
-	return variables.find((variable) => variable.startsWith(`${name}=`))?.slice(name.length + 1);
+function runInEnvironment(pid: string): string | undefined {
+	return /(?:^|\0)WEBHOOK_RUN=([^\0]+)/.exec(readText(`/proc/${pid}/environ`))?.[1];
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {

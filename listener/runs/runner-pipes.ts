@@ -1,5 +1,5 @@
 /**
- * Reading what programs print, inside a runner. A program's pipe is a named one that only the program and what it started
+ * Reading what programs print. A program's pipe is a named one that only the program and what it started
  * hold open for writing: its end tells for certain that nobody can print any more.
  */
 

@@ -1,19 +1,19 @@
 /**
- * Starts programs, inside a runner. Each gets a process group of its own and one pipe for both output streams, so that what it
- * prints stays in order.
+ * Starts programs. Each gets a process group of its own and one pipe for both output streams, so that what it prints stays in
+ * order.
  *
  * The pipes are named ones, because Node gives its children sockets: two of them lose the order of what is printed, and
  * `echo >/dev/stderr` fails on a socket. They are made once and used again as soon as nobody holds them open any more.
  */
 
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Program, StepResult, StopReason } from '../steps/step.ts';
 import { GroupRecord, groupIsAlive } from './runner-groups.ts';
 import { type Keep, PipeReader } from './runner-pipes.ts';
-import { type Ending, type ShellRun, Shells } from './runner-shells.ts';
+import { type Ending, type Lost, Shells } from './runner-shells.ts';
+import { type Refusal, Starter, type StarterOptions } from './runner-starter.ts';
 
 /** What a program needs of the run that starts it. */
 export interface ProgramRun {
@@ -30,179 +30,149 @@ export interface ProgramRun {
 /** Milliseconds until the first look at whether a group that was told to end is gone; each pause is twice the one before. */
 const firstLook = 10;
 const longestLook = 200;
+/** Milliseconds until a program that is to end is looked for again, when it was only just being started. */
+const lookAgain = 1;
 /** Pipes made at once: making them costs a process. */
 const pipesAtOnce = 16;
-interface Pipe {
-	readonly name: string;
-	readonly read: number;
-	readonly write: number;
-}
 
 export class Programs {
 	/** The allow-list of variables that every program gets. */
 	readonly #environment: Readonly<Record<string, string>>;
-	/** A directory of this runner alone. */
 	readonly #directory: string;
 	readonly #groups: GroupRecord;
+	/** Paths. */
 	readonly #idlePipes: string[] = [];
 	#pipes = 0;
-	#inputs = 0;
 	/** What every pipe is read into: output is kept before the next is read. */
 	readonly #buffer = Buffer.allocUnsafeSlow(64 * 1024);
 	readonly #shells: Shells;
+	readonly #starter: Starter;
 
-	constructor(environment: Readonly<Record<string, string>>, directory: string) {
-		this.#environment = environment;
+	/** @param directory for pipes and the record of process groups; nobody else's */
+	constructor(directory: string, options: StarterOptions) {
+		this.#environment = options.environment;
 		this.#directory = directory;
 		this.#groups = new GroupRecord(directory);
-		this.#shells = new Shells(directory, environment, this.#buffer);
+		this.#shells = new Shells(directory, options.environment, this.#buffer);
+		this.#starter = new Starter(options);
 	}
 
 	/** Does ahead of time what the first program would have to wait for. */
 	prepare(): void {
-		this.#makePipes();
 		void this.#shells.prepare();
 	}
 
 	/** Lets go of what was prepared, so that nothing keeps this process. */
-	close(): void {
+	async close(): Promise<void> {
 		this.#shells.close();
+		await this.#starter.close();
 	}
 
 	/** Runs a program to its end, or to that of its group when the run is to stop. Never rejects. */
-	async run(program: Program, run: ProgramRun): Promise<StepResult> {
+	async run(program: Program, run: ProgramRun): Promise<StepResult | Lost> {
 		if (run.stop.aborted) return stopped(run, null);
-		const { argv, cwd } = program;
-		const variables = { ...program.env, ...run.values };
-		const begun = program.stdin === null && this.#shells.start({ argv, cwd, variables }, run.write);
-		return begun ? this.#inShell(begun, run) : this.#byNode(program, run);
+		return (await this.#inShell(program, run)) ?? this.#byStarter(program, run);
 	}
 
-	async #inShell({ pid: said, exited, kept }: ShellRun, run: ProgramRun): Promise<StepResult> {
-		const pid = await said;
-		if (pid === 0) return programEnded(await exited);
-		const slot = this.#groups.add(pid, run.id);
-		const result = await this.#ended(pid, exited, run);
-		await kept;
-		this.#groups.remove(slot);
-		return result;
-	}
-
-	async #byNode(program: Program, run: ProgramRun): Promise<StepResult> {
-		const env = { ...this.#environment, ...program.env, ...run.values };
-		let pipe: Pipe;
-		let child: ChildProcess;
-		try {
-			pipe = this.#takePipe();
-			try {
-				child = this.#spawn(program, env, pipe.write);
-			} catch (error) {
-				fs.closeSync(pipe.read);
-				throw error;
-			} finally {
-				fs.closeSync(pipe.write);
-			}
-		} catch (error) {
-			return notStarted(error as NodeJS.ErrnoException, program, env);
-		}
-		const reader = new PipeReader(pipe.read, this.#buffer, run.write);
-		void reader.closed.then(() => this.#idlePipes.push(pipe.name));
-		const begun = new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
-			child.once('spawn', () => resolve(undefined));
-			// Later errors are about signals that came too late.
-			child.on('error', resolve);
-		});
-		const exited = new Promise<Ending>((resolve) => {
-			child.on('exit', (exitCode, signal) => resolve({ exitCode, signal }));
-		});
-		const slot = child.pid === undefined ? undefined : this.#groups.add(child.pid, run.id);
-		const error = await begun;
-		const result =
-			error === undefined ? await this.#ended(child.pid!, exited, run) : notStarted(error, program, env);
-		await reader.end();
+	/** Undefined when no shell can do it. */
+	async #inShell(
+		{ argv, cwd, env, stdin }: Program,
+		run: ProgramRun,
+	): Promise<StepResult | Lost | undefined> {
+		if (stdin !== null) return undefined;
+		let slot: number | undefined;
+		const stays = (pid: number) => {
+			slot = this.#groups.add(pid, run.id);
+		};
+		const begun = this.#shells.start({ argv, cwd, variables: { ...env, ...run.values } }, run.write, stays);
+		if (begun === undefined) return undefined;
+		const result = await this.#ended(begun.pid, begun.exited, run);
+		await begun.kept;
 		if (slot !== undefined) this.#groups.remove(slot);
 		return result;
 	}
 
-	#spawn(program: Program, env: NodeJS.ProcessEnv, output: number): ChildProcess {
-		const [file = '', ...args] = program.argv;
-		const input = program.stdin === null ? 'ignore' : this.#inputFile(program.stdin);
+	async #byStarter({ argv, cwd, env: own, stdin }: Program, run: ProgramRun): Promise<StepResult | Lost> {
+		const env = { ...this.#environment, ...own, ...run.values };
+		let pipe: string;
+		let reader: PipeReader;
 		try {
-			return spawn(file, args, {
-				cwd: program.cwd ?? undefined,
-				env,
-				detached: true,
-				stdio: [input, output, output],
-			});
-		} finally {
-			if (input !== 'ignore') fs.closeSync(input);
-		}
-	}
-
-	/** A file without a name that holds these bytes: read to its end or not at all, it blocks nobody and breaks no pipe. */
-	#inputFile(bytes: Buffer): number {
-		const name = path.join(this.#directory, `input-${this.#inputs++}`);
-		const fd = fs.openSync(name, 'wx+', 0o600);
-		try {
-			fs.unlinkSync(name);
-			// With a position given, the offset that the program starts reading at stays 0.
-			for (let done = 0; done < bytes.length; )
-				done += fs.writeSync(fd, bytes, done, bytes.length - done, done);
+			pipe = await this.#takePipe();
+			// Before anybody writes: the system tells a pipe's end only to who had it open by then.
+			const fd = fs.openSync(pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+			reader = new PipeReader(fd, this.#buffer, run.write);
 		} catch (error) {
-			fs.closeSync(fd);
-			throw error;
+			return notStarted(error as Refusal, argv, cwd, env);
 		}
-		return fd;
+		const started = await this.#starter.start({ argv, cwd, env, pipe, stdin });
+		if (started === 'lost') {
+			reader.close();
+			return started;
+		}
+		if ('refused' in started) {
+			reader.close();
+			this.#idlePipes.push(pipe);
+			return notStarted(started.refused, argv, cwd, env);
+		}
+		void reader.closed.then(() => this.#idlePipes.push(pipe));
+		const slot = this.#groups.add(started.pid, run.id);
+		const result = await this.#ended(() => started.pid, started.exited, run);
+		await reader.end();
+		this.#groups.remove(slot);
+		return result;
 	}
 
 	/** Resolves with the end of the program; when the run is to stop, with the end of its group. */
-	async #ended(pid: number, exited: Promise<Ending>, run: ProgramRun): Promise<StepResult> {
+	async #ended(
+		pid: () => number,
+		exited: Promise<Ending | Lost>,
+		run: ProgramRun,
+	): Promise<StepResult | Lost> {
+		let group = 0;
 		let stopping = false;
 		let killed = false;
-		let kill: NodeJS.Timeout | undefined;
+		let later: NodeJS.Timeout | undefined;
 		const stop = () => {
 			stopping = true;
-			signalGroup(pid, 'SIGTERM');
-			kill = setTimeout(() => {
+			group = pid();
+			if (group === 0) {
+				later = setTimeout(stop, lookAgain);
+				return;
+			}
+			signalGroup(group, 'SIGTERM');
+			later = setTimeout(() => {
 				killed = true;
-				signalGroup(pid, 'SIGKILL');
+				signalGroup(group, 'SIGKILL');
 			}, run.killAfter);
 		};
 		if (run.stop.aborted) stop();
 		else run.stop.addEventListener('abort', stop, { once: true });
 		const ending = await exited;
 		run.stop.removeEventListener('abort', stop);
-		if (!stopping) return programEnded(ending);
+		if (!stopping) return ending === 'lost' ? ending : programEnded(ending);
 		// The group, not the program: a shell that is told to end leaves its children running.
-		for (let pause = firstLook; !killed && groupIsAlive(pid); pause = Math.min(2 * pause, longestLook)) {
+		for (
+			let pause = firstLook;
+			group > 0 && !killed && groupIsAlive(group);
+			pause = Math.min(2 * pause, longestLook)
+		) {
 			await sleep(pause);
 		}
-		clearTimeout(kill);
-		return stopped(run, ending.signal);
+		clearTimeout(later);
+		return ending === 'lost' ? ending : stopped(run, ending.signal);
 	}
 
-	#takePipe(): Pipe {
-		if (this.#idlePipes.length === 0) this.#makePipes();
-		const name = this.#idlePipes.pop()!;
-		const file = path.join(this.#directory, name);
-		const read = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-		try {
-			return { name, read, write: fs.openSync(file, 'w') };
-		} catch (error) {
-			fs.closeSync(read);
-			throw error;
-		}
-	}
-
-	#makePipes(): void {
-		const names = Array.from({ length: pipesAtOnce }, () => `pipe-${this.#pipes++}`);
-		const { error, status, stderr } = spawnSync('mkfifo', ['-m', '600', ...names], {
-			cwd: this.#directory,
-			env: { ...this.#environment },
-		});
-		if (error) throw error;
-		if (status !== 0) throw new Error(String(stderr).trim());
-		this.#idlePipes.push(...names);
+	/** A pipe that nobody holds open, by its path. @throws Refusal */
+	async #takePipe(): Promise<string> {
+		const idle = this.#idlePipes.pop();
+		if (idle !== undefined) return idle;
+		const paths = Array.from({ length: pipesAtOnce }, () =>
+			path.join(this.#directory, `pipe-${this.#pipes++}`),
+		);
+		const refusal = await this.#starter.makePipes(paths);
+		if (refusal !== undefined) throw refusal;
+		this.#idlePipes.push(...paths.slice(1));
+		return paths[0]!;
 	}
 }
 
@@ -229,20 +199,16 @@ function stopped(run: ProgramRun, signal: string | null): StepResult {
 
 /** Says why a program could not be started, and what to do. The system's own words for it are mostly just "not found". */
 function notStarted(
-	error: NodeJS.ErrnoException,
-	{ argv, cwd }: Program,
-	env: NodeJS.ProcessEnv,
+	error: Refusal,
+	[file = '']: readonly string[],
+	cwd: string | null,
+	env: Readonly<Record<string, string>>,
 ): StepResult {
-	const message = reasonNotStarted(error, argv[0] ?? '', cwd, env.PATH ?? '');
+	const message = reasonNotStarted(error, file, cwd, env.PATH ?? '');
 	return { ok: false, reason: 'spawn', exitCode: null, signal: null, message: `was not started: ${message}` };
 }
 
-function reasonNotStarted(
-	error: NodeJS.ErrnoException,
-	file: string,
-	cwd: string | null,
-	PATH: string,
-): string {
+function reasonNotStarted(error: Refusal, file: string, cwd: string | null, PATH: string): string {
 	if (error.code === 'E2BIG')
 		return 'its arguments and environment are longer than the system allows; pass long values as standard input';
 	if (error.code !== 'ENOENT' && error.code !== 'EACCES' && error.code !== 'ENOTDIR') return error.message;

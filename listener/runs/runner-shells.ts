@@ -1,26 +1,31 @@
 /**
- * Shells that are already there when a program is to be started, inside a runner. Forking a shell that holds nothing costs a
- * fraction of what it costs Node to fork itself, and the runner does not stand still meanwhile (docs/performance.md).
+ * Shells that are already there when a program is to be started. Forking a shell that holds nothing costs a fraction of what it
+ * costs Node to fork itself, and the listener does not stand still meanwhile (docs/performance.md).
  *
- * Each shell does one program at a time: it is told a line of script, forks a subshell with a process group of its own, says
- * its pid, waits, and says how it ended. What is printed goes into the shell's named pipe.
+ * Each shell does one program at a time: it is told a line of script through a named pipe, forks a subshell with a process group
+ * of its own, waits, and says through another how it ended. What is printed goes into the shell's third pipe.
  *
  * It is job control that gives each program its process group, and dash has that only on a terminal. So a shell begins on one
  * that script(1) makes, which is taken away again before the first program: no program ever has a terminal.
+ *
+ * The shells are made by a shell, the maker, the one process that the listener forks for all of this. When the listener dies,
+ * the maker ends what the shells still run.
  *
  * What does not fit (no script(1), a shell that behaves otherwise, values that are not harmless, standard input) is not taken,
  * and is started as any program is.
  */
 
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import type { Readable, Writable } from 'node:stream';
-import { promisify } from 'node:util';
-import { shellMark } from './runner-groups.ts';
+import type { Writable } from 'node:stream';
 import { type Keep, PipeReader } from './runner-pipes.ts';
+
+/** What had started a program died, and nobody can tell how the program ended. */
+export type Lost = 'lost';
 
 /** How a program ended; one of the two is null. */
 export interface Ending {
@@ -32,24 +37,29 @@ export interface Ending {
 export interface ShellProgram {
 	/** The program and its arguments. */
 	readonly argv: readonly string[];
-	/** null: the runner's own. */
+	/** null: the listener's own. */
 	readonly cwd: string | null;
 	/** Variables beyond the environment that every program gets. */
 	readonly variables: Readonly<Record<string, string>>;
 }
 
+/** Is told the pid of a program that did not end at once. */
+export type Stays = (pid: number) => void;
+
 /** A program that a shell was told to start. */
 export interface ShellRun {
-	/** Its pid, and its process group's. 0 when the shell ended before it said one. */
-	readonly pid: Promise<number>;
+	/** Its pid, and its process group's; 0 when it has not begun yet, or has ended. */
+	pid(): number;
 	/** Resolves when it has ended. */
-	readonly exited: Promise<Ending>;
+	readonly exited: Promise<Ending | Lost>;
 	/** Resolves when its output has been kept; not before `exited`. */
 	readonly kept: Promise<void>;
 }
 
-/** Characters of a line of script at most. Longer ones are rare, and a shell reads a line again with every character. */
-const longestLine = 64 * 1024;
+/** Bytes of a line of script at most: half of what the pipe holds, so that it is written at once and as a whole. */
+const longestLine = 32 * 1024;
+/** Milliseconds that a shell may take to begin; one that does not in that time never will. */
+const beginWithin = 5_000;
 /**
  * Milliseconds after which output is read as it comes. Most programs have ended by then, and what they printed is read in one
  * go from the pipe, which holds 64 KiB.
@@ -148,90 +158,132 @@ function isProgram(file: string): boolean {
 
 /** What a shell has been told to do and has not yet said the end of. */
 interface Told {
-	readonly said: (pid: number) => void;
-	readonly ended: (ending: Ending) => void;
+	readonly ended: (ending: Ending | Lost) => void;
+	/** Of the program, once it was looked for; 0 before. */
 	pid: number;
 	signalled: boolean;
 }
 
-/** One shell and its pipe. */
+/** Where a shell's named pipes are. */
+interface Pipes {
+	/** What it is told. */
+	readonly script: string;
+	/** What it says. */
+	readonly words: string;
+	/** What its programs print. */
+	readonly output: string;
+}
+
+/** One shell and its pipes. */
 class Shell {
-	readonly #process: ChildProcess;
-	readonly #script: Writable;
 	readonly #pipe: string;
 	/** Held open so that a program can open the pipe for writing, and to look into it at a program's end. */
 	readonly #fd: number;
+	readonly #script: number;
 	readonly #buffer: Buffer;
 	/** Only a shell's own words begin with it. */
 	readonly #mark = randomUUID();
+	#pid = 0;
 	#unread = '';
 	#told: Told | undefined;
 	#reading = false;
+	#closed = false;
+	/** Called with its pid when it has begun. */
+	#begun: (pid: number) => void = () => {};
 	/** Called when the shell can take a program again. */
 	onIdle: () => void = () => {};
 	/** Called when the shell has ended. */
 	onGone: () => void = () => {};
 
-	constructor(process: ChildProcess, pipe: string, buffer: Buffer) {
-		this.#process = process;
-		this.#pipe = pipe;
+	constructor({ script, words, output }: Pipes, buffer: Buffer) {
+		this.#pipe = output;
 		this.#buffer = buffer;
-		this.#fd = fs.openSync(pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-		this.#script = process.stdio[3] as Writable;
-		// A shell that was killed takes no script; its end is noticed where it speaks.
-		this.#script.on('error', () => {});
-		const words = process.stdio[4] as Readable;
-		words.setEncoding('latin1').on('data', (text: string) => this.#listen(text));
-		words.on('close', () => this.#end());
+		const reading = fs.constants.O_RDONLY | fs.constants.O_NONBLOCK;
+		this.#fd = fs.openSync(output, reading);
+		// For both, since nobody has to wait then. The shell sees the end of its script when we close it, as we alone write.
+		this.#script = fs.openSync(script, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
+		const said = Buffer.allocUnsafe(1024);
+		const socket = new net.Socket({
+			fd: fs.openSync(words, reading),
+			readable: true,
+			writable: false,
+			onread: {
+				buffer: said,
+				callback: (length) => {
+					this.#listen(said.toString('latin1', 0, length));
+					return true;
+				},
+			},
+		});
+		socket.on('error', () => {});
+		socket.on('close', () => this.#end());
 	}
 
-	/** Switches job control on, takes the terminal away and tries it out. Rejects when this shell does not do what we need. */
-	async prepare(shellVariable: string | undefined): Promise<void> {
+	/** Switches job control on. Resolves with the shell's pid; rejects when it does not begin. */
+	begin(shellVariable: string | undefined): Promise<number> {
 		const restored = shellVariable === undefined ? 'unset SHELL' : `SHELL=${quote(shellVariable)}`;
-		// HUP comes when the terminal goes. Programs do not inherit a trap that does something; to ignore it they would.
-		this.#script.write(
-			`trap : HUP; set -m; ${restored}; unset ${shellMark}; exec >/dev/null 2>&1; echo "pid $$" >&4; echo "${this.#mark} 0" >&4\n`,
+		return new Promise((resolve, reject) => {
+			const late = setTimeout(() => reject(new Error('the shell does not begin')), beginWithin);
+			this.#begun = (pid) => {
+				clearTimeout(late);
+				resolve(pid);
+			};
+			// HUP comes when the terminal goes. Programs do not inherit a trap that does something; to ignore it they would.
+			this.#write(`trap : HUP; set -m; ${restored}; exec >/dev/null 2>&1; echo "pid $$" >&4\n`);
+		});
+	}
+
+	/** Tries it out, once its terminal is gone. Rejects when this shell does not do what we need. */
+	async tryOut(): Promise<void> {
+		this.#write('trap - HUP\n');
+		const alone =
+			'read -r pid name state parent group rest </proc/self/stat; [ "$pid" = "$group" ] && exit 143';
+		const { exited, kept } = this.start(
+			alone,
+			() => {},
+			() => {},
 		);
-		const { pid: said, exited } = this.#tell();
-		await exited;
-		const hungUp = new Promise((resolve) => this.#process.once('exit', resolve));
-		this.#process.kill('SIGKILL');
-		await hungUp;
-		this.#script.write('trap - HUP\n');
-		const trial = this.start('exit 143', () => {});
-		const [pid, { exitCode }] = await Promise.all([trial.pid, trial.exited, trial.kept]);
-		if (pid === 0 || pid === (await said) || exitCode !== 143)
+		const [end] = await Promise.all([exited, kept]);
+		if (end === 'lost' || end.exitCode !== 143 || !fs.existsSync(childrenOf(this.#pid)))
 			throw new Error('this shell has no job control');
 	}
 
 	/** Starts what the script becomes. Only for a shell that is idle. */
-	start(script: string, keep: Keep): ShellRun {
-		this.#script.write(
-			`( ${script} ) </dev/null >${quote(this.#pipe)} 2>&1 4>&- & echo "pid $!" >&4; wait $!; ` +
+	start(script: string, keep: Keep, stays: Stays): ShellRun {
+		const exited = new Promise<Ending | Lost>((ended) => {
+			this.#told = { ended, pid: 0, signalled: false };
+		});
+		this.#write(
+			`( ${script} ) </dev/null >${quote(this.#pipe)} 2>&1 4>&- & wait $!; ` +
 				// `jobs` takes what has ended off the shell's list, which would grow for ever otherwise; and it alone can tell an
 				// end by a signal from an exit status above 128.
 				`set -- $?; if [ $1 -gt 128 ]; then jobs -l >&4; else jobs; fi; echo "${this.#mark} $1" >&4\n`,
 		);
-		const { pid, exited } = this.#tell();
-		return { pid, exited, kept: this.#read(exited, keep) };
+		return { pid: () => this.#child(), exited, kept: this.#read(exited, keep, stays) };
 	}
 
 	/** Lets it end when what it does has ended. */
 	close(): void {
-		this.#script.end();
+		if (this.#closed) return;
+		this.#closed = true;
+		fs.closeSync(this.#script);
 	}
 
-	#tell(): { pid: Promise<number>; exited: Promise<Ending> } {
-		let said: (pid: number) => void = () => {};
-		let ended: (ending: Ending) => void = () => {};
-		const pid = new Promise<number>((resolve) => {
-			said = resolve;
-		});
-		const exited = new Promise<Ending>((resolve) => {
-			ended = resolve;
-		});
-		this.#told = { said, ended, pid: 0, signalled: false };
-		return { pid, exited };
+	/** The shell waits for one program, which is its only child; it need not say its pid, which nearly nobody asks for. */
+	#child(): number {
+		const told = this.#told;
+		if (told === undefined || told.pid > 0) return told?.pid ?? 0;
+		try {
+			told.pid = Number.parseInt(fs.readFileSync(childrenOf(this.#pid), 'latin1'), 10) || 0;
+		} catch {
+			// The shell is gone.
+		}
+		return told.pid;
+	}
+
+	#write(script: string): void {
+		// A shell that was killed takes no script; its end is noticed where it speaks.
+		if (!this.#closed) fs.writeSync(this.#script, script);
 	}
 
 	#listen(text: string): void {
@@ -239,16 +291,16 @@ class Shell {
 		this.#unread = lines.pop() ?? '';
 		for (const line of lines) {
 			const told = this.#told;
-			if (told === undefined) continue;
 			const [first, second] = line.split(' ');
-			if (first === this.#mark) {
+			if (first === 'pid' && this.#pid === 0) {
+				this.#pid = Number(second);
+				this.#begun(this.#pid);
+			} else if (told === undefined) continue;
+			else if (first === this.#mark) {
 				this.#told = undefined;
 				const status = Number(second);
 				const signal = told.signalled ? signalNames.get(status - 128) : undefined;
 				told.ended(signal === undefined ? { exitCode: status, signal: null } : { exitCode: null, signal });
-			} else if (first === 'pid' && told.pid === 0) {
-				told.pid = Number(second);
-				told.said(told.pid);
 			} else if (line.startsWith('[')) {
 				// An exit: `[1] + 77 Done(143)   (…)` in dash, `[1]+    77 Exit 143   (…)` in bash. A signal: `Terminated` and so on.
 				told.signalled = !/^\[\d+\] ?[+-]? *\d+ (?:Done|Exit)/.test(line);
@@ -257,11 +309,17 @@ class Shell {
 	}
 
 	/** Resolves when the output has been kept. */
-	async #read(exited: Promise<Ending>, keep: Keep): Promise<void> {
+	async #read(exited: Promise<unknown>, keep: Keep, stays: Stays): Promise<void> {
 		this.#reading = true;
 		let reader: PipeReader | undefined;
 		let over = false;
+		let known = false;
 		const attach = () => {
+			if (!known) {
+				const pid = this.#child();
+				known = pid > 0;
+				if (known) stays(pid);
+			}
 			const attached = this.#attach(keep);
 			if (attached === undefined) {
 				timer = setTimeout(attach, attachAgain);
@@ -323,27 +381,96 @@ class Shell {
 		}
 	}
 
-	/** Somebody ended the shell. Nobody can say any more how its program ends, so that is ended as well. */
+	/** Somebody ended the shell. */
 	#end(): void {
 		const told = this.#told;
 		this.#told = undefined;
+		this.close();
 		this.onGone();
 		this.onIdle = () => fs.closeSync(this.#fd);
 		if (!this.#reading) fs.closeSync(this.#fd);
-		if (told === undefined) return;
-		if (told.pid > 0) {
-			try {
-				process.kill(-told.pid, 'SIGKILL');
-			} catch {
-				// It has ended already.
-			}
-		}
-		told.said(0);
-		told.ended({ exitCode: null, signal: 'SIGKILL' });
+		told?.ended('lost');
 	}
 }
 
-/** The shells of a runner, as many as programs are started at a time. */
+/** Where Linux lists the children of a process. */
+function childrenOf(pid: number): string {
+	return `/proc/${pid}/task/${pid}/children`;
+}
+
+/** The shell that makes the others. */
+class Maker {
+	readonly #process: ChildProcess;
+	readonly #script: Writable;
+	#unread = '';
+	/** Who waits for an answer, in order; each is a line. */
+	readonly #asked: ((answer: string) => void)[] = [];
+	/** Called when it has ended, or could not begin. */
+	onGone: () => void = () => {};
+
+	constructor(environment: Readonly<Record<string, string>>) {
+		// Detached, as a terminal's Ctrl-C is for the listener.
+		this.#process = spawn('/bin/sh', ['-s'], {
+			env: { ...environment },
+			stdio: ['pipe', 'pipe', 'ignore'],
+			detached: true,
+		});
+		this.#script = this.#process.stdin!;
+		this.#script.on('error', () => {});
+		const words = this.#process.stdout!;
+		words.setEncoding('latin1').on('data', (text: string) => this.#listen(text));
+		const gone = () => {
+			for (const answer of this.#asked.splice(0)) answer('');
+			this.onGone();
+		};
+		this.#process.on('error', gone).on('close', gone);
+		this.#script.write(atEnd);
+	}
+
+	/** Has something done that says one line. Gives the line; an empty one when the maker ended instead. */
+	ask(script: string): Promise<string> {
+		return new Promise((resolve) => {
+			this.#asked.push(resolve);
+			this.#script.write(`${script}\n`);
+		});
+	}
+
+	/** Notes a shell whose program is to be ended when the listener dies. */
+	note(shell: number): void {
+		this.#script.write(`shells="$shells ${shell}"\n`);
+	}
+
+	/** Lets it end, and leave alone what runs. */
+	close(): void {
+		this.#script.end('trap - EXIT\n');
+	}
+
+	#listen(text: string): void {
+		const lines = (this.#unread + text).split('\n');
+		this.#unread = lines.pop() ?? '';
+		for (const line of lines) this.#asked.shift()?.(line);
+	}
+}
+
+/**
+ * What the maker does at the end of its script, when the listener has died: TERM, and KILL for what is left after 10 s, the
+ * usual `kill_after`; each run's own was known to the listener alone. Looked at five times a second, to be gone with the last.
+ */
+const atEnd = `
+shells=
+signal() {
+	found=1
+	for shell in $shells; do
+		programs=
+		read -r programs </proc/$shell/task/$shell/children
+		for program in $programs; do kill -$1 -- -$program; found=0; done
+	done
+	return $found
+}
+trap 'looks=50; signal TERM; while signal 0 && [ $looks -gt 0 ]; do sleep 0.2; looks=$((looks - 1)); done; signal KILL' EXIT
+`;
+
+/** The shells of a listener, as many as programs are started at a time. */
 export class Shells {
 	readonly #directory: string;
 	readonly #environment: Readonly<Record<string, string>>;
@@ -351,13 +478,14 @@ export class Shells {
 	/** Those that are ready, idle or not. */
 	readonly #ready = new Set<Shell>();
 	readonly #buffer: Buffer;
+	#maker: Maker | undefined;
 	#made = 0;
-	#beginning = 0;
+	#beginning = false;
 	/** False once this host has shown that it cannot do it. */
 	#possible: boolean;
 
 	/**
-	 * @param directory where the pipes are made; the runner's own
+	 * @param directory where the pipes are made; nobody else's
 	 * @param environment what every program gets
 	 * @param buffer what output is read into
 	 */
@@ -373,47 +501,59 @@ export class Shells {
 
 	/** Begins a shell, so that there is one for the next program. Never rejects. */
 	async prepare(): Promise<void> {
-		if (!this.#possible || this.#beginning > 0) return;
-		this.#beginning++;
+		if (!this.#possible || this.#beginning) return;
+		this.#beginning = true;
 		try {
 			await this.#begin();
 		} catch {
 			this.#possible = false;
 		} finally {
-			this.#beginning--;
+			this.#beginning = false;
 		}
 	}
 
 	/** Starts a program; undefined when that has to be done without a shell, or none is free. */
-	start(program: ShellProgram, keep: Keep): ShellRun | undefined {
+	start(program: ShellProgram, keep: Keep, stays: Stays): ShellRun | undefined {
 		if (!this.#possible) return undefined;
 		const script = scriptFor(program, this.#environment);
 		if (script === undefined) return undefined;
 		const shell = this.#idle.pop();
 		// As many as are needed at a time; a run that finds none does not wait for it.
 		if (this.#idle.length === 0) void this.prepare();
-		return shell?.start(script, keep);
+		return shell?.start(script, keep, stays);
 	}
 
 	/** Ends the shells as they become idle. */
 	close(): void {
 		this.#possible = false;
 		for (const shell of this.#ready) shell.close();
+		this.#maker?.close();
 	}
 
 	async #begin(): Promise<void> {
-		const pipe = path.join(this.#directory, `shell-${this.#made++}`);
-		const env = { ...this.#environment };
-		await promisify(execFile)('mkfifo', ['-m', '600', pipe], { env });
+		this.#maker ??= this.#makerBegun();
+		const maker = this.#maker;
+		const number = this.#made++;
+		const file = (name: string) => path.join(this.#directory, `${number}-${name}`);
+		const pipes = { script: file('script'), words: file('words'), output: file('output') };
+		const names = Object.values(pipes).map(quote).join(' ');
+		const made = await maker.ask(
+			`{ command -v script && mkfifo -m 600 ${names}; } >&2 && echo made || echo failed`,
+		);
+		if (made !== 'made') throw new Error('there is no script(1) or no mkfifo(1)');
+		const shell = new Shell(pipes, this.#buffer);
+		const begun = shell.begin(this.#environment.SHELL);
+		// Handled below, where it is waited for together with others.
+		begun.catch(() => {});
 		// script(1) has its command run by $SHELL, which may be anything.
-		const child = spawn('script', ['-q', '-c', 'exec /bin/sh -s <&3 3<&-', '/dev/null'], {
-			env: { ...env, SHELL: '/bin/sh', [shellMark]: path.basename(this.#directory) },
-			stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
-			detached: true,
-		});
-		const missing = new Promise<never>((_, reject) => child.on('error', reject));
-		const shell = new Shell(child, pipe, this.#buffer);
-		await Promise.race([shell.prepare(this.#environment.SHELL), missing]);
+		const command = `exec /bin/sh -s <"${pipes.script}" 4>"${pipes.words}"`;
+		const terminal = await maker.ask(
+			`SHELL=/bin/sh script -q -c ${quote(command)} /dev/null </dev/null >/dev/null 2>&1 & echo $!`,
+		);
+		maker.note(await begun);
+		// Once script(1) has ended, the terminal is gone and the shell has been told.
+		await maker.ask(`kill -9 ${Number(terminal)}; wait ${Number(terminal)}; echo gone`);
+		await shell.tryOut();
 		if (!this.#possible) return shell.close();
 		shell.onIdle = () => this.#idle.push(shell);
 		shell.onGone = () => {
@@ -423,5 +563,13 @@ export class Shells {
 		};
 		this.#ready.add(shell);
 		this.#idle.push(shell);
+	}
+
+	#makerBegun(): Maker {
+		const maker = new Maker(this.#environment);
+		maker.onGone = () => {
+			if (this.#maker === maker) this.#maker = undefined;
+		};
+		return maker;
 	}
 }

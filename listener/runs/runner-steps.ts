@@ -1,5 +1,5 @@
 /**
- * Performs the steps of a run, inside a runner: in order, until one is not ok; then those that follow. Enforces their time
+ * Performs the steps of a run: in order, until one is not ok; then those that follow. Enforces their time
  * limits, gives each its heading in the output, and says how the run ended.
  */
 
@@ -19,7 +19,7 @@ import type { ProgramRun } from './runner-program.ts';
 // biome-ignore lint/suspicious/noExplicitAny: a plan's step is performed by the kind that planned it, which knows its own shape
 type AnyKind = StepKind<any>;
 
-/** How to get each kind. What only some runs need is loaded with the first of them: a runner is to stay small. */
+/** How to get each kind. What only some runs need is loaded with the first of them. */
 const kinds: Readonly<Record<string, () => Promise<AnyKind>>> = {
 	command: async () => command,
 	http: async () => (await import('../steps/http.ts')).httpKind(),

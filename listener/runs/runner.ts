@@ -1,20 +1,18 @@
 /**
- * The listener's side of the runners: starts the processes, hands them runs, starts another when one dies, and ends what a dead
- * one left behind.
+ * The runner performs runs: has their steps done, keeps their output, tells how they ended, and ends what a listener that died
+ * left behind. It decides nothing about queueing and knows no store.
  */
 
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import fs from 'node:fs';
-import { getCompileCacheDir } from 'node:module';
-import type net from 'node:net';
 import path from 'node:path';
 import type { Log } from '../log.ts';
-import type { SecretPlace } from '../steps/step.ts';
+import { failure, type SecretPlace, type StopReason } from '../steps/step.ts';
 import type { KeptOutput } from '../stores/store.ts';
-import { Channel, type FromRunner, type ToRunner } from './channel.ts';
+import { OutputWriter } from './output.ts';
 import { idMaker, type Outcome, type Run, variablesOf } from './run.ts';
 import { endLeftovers, type RunnerRecord, readRecords } from './runner-groups.ts';
+import { Programs } from './runner-program.ts';
+import { Performer } from './runner-steps.ts';
 
 /** What the queue is told. */
 export interface RunnerReports {
@@ -22,11 +20,11 @@ export interface RunnerReports {
 	output(id: string, attempt: number, size: number): void;
 	/** A run has ended. */
 	ended(id: string, attempt: number, ended: PerformedRun): void;
-	/** The runner that had these died. Whatever it started has been ended. */
-	lost(runs: readonly Run[]): void;
+	/** What had started its program died. Whatever the run left behind has been ended. */
+	lost(run: Run): void;
 }
 
-/** What a runner tells of a run that has ended. */
+/** What is told of a run that has ended. */
 export interface PerformedRun {
 	readonly outcome: Outcome;
 	/** It is not to be started again, though it failed. */
@@ -35,7 +33,7 @@ export interface PerformedRun {
 }
 
 export interface RunnerOptions {
-	/** The allow-list of variables that every command gets; the runner itself gets no others. */
+	/** The allow-list of variables that every command gets. */
 	readonly environment: Readonly<Record<string, string>>;
 	/** The state directory. */
 	readonly state: string;
@@ -46,59 +44,46 @@ export interface RunnerOptions {
 	count(trigger: string): Promise<number>;
 	/** What stands in routes.yaml at a place that a plan refers to; undefined when it is not there any more. */
 	secret(route: string, place: SecretPlace): string | undefined;
-	/** Processes that share the runs. One can start about a thousand commands a second. */
-	readonly processes?: number;
 }
 
-/** Milliseconds to the next start of a runner that died within as many of its own. */
-const restartAfter = 1_000;
-
-/** Milliseconds that a process may take to leave once its commands have been ended. */
+/** Milliseconds that runs may take to end once their programs have been killed. */
 const stopWithin = 5_000;
 
-/**
- * Keeps the part of the heap where new things are made at 2 MB. Under load V8 would let it grow to a hundred, which would make
- * every start of a program slower.
- */
-const smallHeap = ['--max-semi-space-size=2'];
-
-interface Process {
-	readonly child: ChildProcess;
-	readonly channel: Channel<FromRunner, ToRunner>;
-	/** What it has in hand, by id and attempt. */
-	readonly runs: Map<string, Run>;
-	/** Its own directory. */
-	readonly directory: string;
-	readonly startedAt: number;
-	/** Resolves when it has ended and what it left is dealt with. */
-	readonly gone: Promise<void>;
+/** A run under way. */
+interface UnderWay {
+	readonly run: Run;
+	readonly stop: AbortController;
+	readonly ended: Promise<void>;
 }
 
 export class Runner {
 	readonly #options: RunnerOptions;
-	/** Holds a directory for each process. */
-	readonly #directory: string;
-	readonly #newId = idMaker();
-	readonly #processes = new Set<Process>();
-	/** Given while no process was there to take them. */
-	#homeless: { readonly run: Run; readonly stdin: Buffer | null; cancelled: boolean }[] = [];
-	/** Of processes of an earlier listener. */
+	/** What this listener needs on disk to start programs, and the record of what it has started. */
+	readonly #own: string;
+	readonly #programs: Programs;
+	readonly #performer = new Performer();
+	readonly #underWay = new Map<string, UnderWay>();
+	/** What listeners before this one left on record. */
 	readonly #earlier: readonly RunnerRecord[];
 	#reports: RunnerReports | undefined;
 	#stopping = false;
 
-	/** Starts the processes. They come up while the caller goes on. */
+	/** Makes ready what the first program needs, while the caller goes on. */
 	static start(options: RunnerOptions): Runner {
 		const runner = new Runner(options);
-		for (let i = 0; i < (options.processes ?? 1); i++) runner.#startProcess();
+		runner.#programs.prepare();
 		return runner;
 	}
 
 	private constructor(options: RunnerOptions) {
+		const { environment, state, log } = options;
 		this.#options = options;
-		this.#directory = path.join(options.state, 'runners');
-		fs.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-		this.#earlier = readRecords(this.#directory);
+		const directory = path.join(state, 'runners');
+		fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+		this.#earlier = readRecords(directory);
+		this.#own = path.join(directory, idMaker()());
+		fs.mkdirSync(this.#own, { mode: 0o700 });
+		this.#programs = new Programs(this.#own, { environment, cache: path.join(state, 'cache'), log });
 	}
 
 	/** Says who is told. Before the first run, once. */
@@ -106,155 +91,113 @@ export class Runner {
 		this.#reports = reports;
 	}
 
-	/** Ids of runs that runners of an earlier listener had started; some may have ended since. */
+	/** Ids of runs that earlier listeners had started; some may have ended since. */
 	get recorded(): readonly string[] {
 		return this.#earlier.flatMap(({ groups }) => groups.map(({ run }) => run));
 	}
 
-	/** Ends the runners of an earlier listener and everything these runs left behind. Before any of them is performed again. */
+	/** Ends everything that these runs left behind under earlier listeners. Before any of them is performed again. */
 	async clear(runs: readonly Run[]): Promise<void> {
-		await this.#clear(this.#earlier, runs);
+		await this.#endLeftovers(this.#earlier, runs);
+		for (const { directory } of this.#earlier) fs.rmSync(directory, { recursive: true, force: true });
 	}
 
 	/** Performs a run with these bytes as standard input; `ended` or `lost` is reported once. */
 	perform(run: Run, stdin: Buffer | null): void {
-		let least: Process | undefined;
-		for (const process of this.#processes) {
-			if (least === undefined || process.runs.size < least.runs.size) least = process;
-		}
-		if (least === undefined) {
-			this.#homeless.push({ run, stdin, cancelled: false });
-			return;
-		}
-		least.runs.set(runKey(run.id, run.attempt), run);
-		least.channel.send(
-			{
-				kind: 'run',
-				id: run.id,
-				attempt: run.attempt,
-				plan: run.plan,
-				values: variablesOf(run),
-				stdin: stdin !== null,
-				...this.#secretsOf(run),
-			},
-			stdin ?? undefined,
-		);
+		const stop = new AbortController();
+		this.#underWay.set(runKey(run), { run, stop, ended: this.#perform(run, stdin, stop.signal) });
 	}
 
 	/** Has a run ended; `ended` is reported when it is. */
 	cancel(id: string, attempt: number): void {
-		for (const { runs, channel } of this.#processes) {
-			if (runs.has(runKey(id, attempt))) channel.send({ kind: 'cancel', id, attempt });
-		}
-		for (const homeless of this.#homeless) {
-			if (homeless.run.id === id) homeless.cancelled = true;
-		}
+		this.#underWay.get(runKey({ id, attempt }))?.stop.abort('caller' satisfies StopReason);
 	}
 
-	/** Ends the processes and whatever they run, by TERM, then by KILL. Runs ended by this are not reported. Safe to call twice. */
+	/** Ends whatever runs, by TERM, then by KILL. Runs ended by this are not reported. Safe to call twice. */
 	async stop(): Promise<void> {
 		this.#stopping = true;
-		const gone = [...this.#processes].map(async ({ child, channel, runs, gone }) => {
-			channel.send({ kind: 'leave' });
-			const longest = Math.max(0, ...[...runs.values()].map(({ plan }) => plan.killAfter));
-			// One that does not even answer is ended, and its commands by us.
-			const late = setTimeout(() => child.kill('SIGKILL'), longest + stopWithin);
-			await gone;
-			clearTimeout(late);
+		const underWay = [...this.#underWay.values()];
+		for (const { stop } of underWay) stop.abort('caller' satisfies StopReason);
+		const longest = Math.max(0, ...underWay.map(({ run }) => run.plan.killAfter));
+		let late: NodeJS.Timeout | undefined;
+		const over = new Promise<void>((resolve) => {
+			late = setTimeout(resolve, longest + stopWithin);
 		});
-		await Promise.all(gone);
+		await Promise.race([Promise.all(underWay.map(({ ended }) => ended)), over]);
+		clearTimeout(late);
+		await this.#programs.close();
+		fs.rmSync(this.#own, { recursive: true, force: true });
 	}
 
-	#startProcess(): void {
-		const { environment, state, outputs, log } = this.#options;
-		const directory = path.join(this.#directory, this.#newId());
-		const file = path.join(import.meta.dirname, `runner-process${path.extname(import.meta.filename)}`);
-		const child = spawn(process.execPath, [...smallHeap, file], {
-			// Without the cache a runner that is still TypeScript carries the compiler, twice its own size, through every fork.
-			env: { ...environment, NODE_COMPILE_CACHE: getCompileCacheDir() ?? path.join(state, 'cache') },
-			// Its socket is the fourth; what it says in an emergency goes where ours goes.
-			stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+	async #perform(run: Run, stdin: Buffer | null, stop: AbortSignal): Promise<void> {
+		const { id, attempt, plan } = run;
+		const file = path.join(this.#options.outputs, id);
+		const values = variablesOf(run);
+		const output = new OutputWriter(
+			file,
+			plan.maxOutput,
+			(size) => this.#reports?.output(id, attempt, size),
+			plan.secretParameters?.flatMap((name) => values[name] ?? []),
+		);
+		let lost = false;
+		const { outcome, final, cut } = await this.#performer.perform({
+			...{ id, attempt, plan, values, stdin, stop },
+			secrets: this.#secretsOf(run),
+			write: (bytes) => output.write(bytes),
+			run: async (program, its) => {
+				const result = await this.#programs.run(program, its);
+				if (result !== 'lost') return result;
+				lost = true;
+				return failure('spawn', 'was lost');
+			},
+			count: (trigger) => this.#options.count(trigger),
 		});
-		const started: Process = {
-			child,
-			channel: new Channel(child.stdio[3] as net.Socket, (message, bytes) =>
-				this.#receive(started, message, bytes),
-			),
-			runs: new Map(),
-			directory,
-			startedAt: Date.now(),
-			// The error of a failed start is followed by no exit.
-			gone: Promise.race([once(child, 'close'), once(child, 'error')])
-				.catch((error) => [error.message])
-				.then(([why, signal]) => this.#ended(started, signal ?? why)),
-		};
-		started.channel.send({ kind: 'hello', environment, outputs, own: directory });
-		this.#processes.add(started);
-		log.debug('runner started', { pid: child.pid });
-		const waiting = this.#homeless;
-		this.#homeless = [];
-		for (const { run, stdin, cancelled } of waiting) {
-			this.perform(run, stdin);
-			if (cancelled) this.cancel(run.id, run.attempt);
+		const { size, short, trouble } = await output.end();
+		// The file of an attempt that was cut short.
+		if (attempt > 1 && short !== null) fs.rmSync(file, { force: true });
+		this.#underWay.delete(runKey(run));
+		// A run that was stopped because we stop has not ended: it is to be run again.
+		if (this.#stopping && (cut || lost)) return;
+		if (lost) {
+			// Of our own record without ourselves, who stand first in it as what is to be ended first.
+			const own = readRecords(path.dirname(this.#own)).filter(({ directory }) => directory === this.#own);
+			await this.#endLeftovers(
+				own.map((record) => ({ ...record, pid: 0 })),
+				[run],
+			);
+			this.#options.log.error('what had started the program of a run was killed', {
+				run: id,
+				route: run.route,
+			});
+			this.#reports?.lost(run);
+			return;
 		}
+		const told = trouble === undefined ? outcome : withTrouble(outcome, trouble);
+		this.#reports?.ended(id, attempt, { outcome: told, final, output: { size, short } });
 	}
 
 	/** What the run's plan only refers to, as it is now. */
-	#secretsOf({ route, plan }: Run): { secrets?: Record<string, string> } {
+	#secretsOf({ route, plan }: Run): Record<string, string> {
 		const steps = [...plan.steps, ...(plan.onSuccess ?? []), ...(plan.onFailure ?? [])];
-		const places = steps.flatMap((step) => step.secrets ?? []);
-		if (places.length === 0) return {};
-		const found = places.map((place) => [place.place, this.#options.secret(route, place)]);
-		return { secrets: Object.fromEntries(found.filter(([, value]) => value !== undefined)) };
+		const found = steps
+			.flatMap((step) => step.secrets ?? [])
+			.map((place) => [place.place, this.#options.secret(route, place)] as const);
+		return Object.fromEntries(found.filter((one): one is [string, string] => one[1] !== undefined));
 	}
 
-	#count({ channel }: Process, { request, trigger }: Extract<FromRunner, { kind: 'count' }>): void {
-		const told = (count: number | null, trouble: string) =>
-			channel.send({ kind: 'counted', request, count, trouble });
-		this.#options.count(trigger).then(
-			(count) => told(count, ''),
-			(error: Error) => told(null, error.message),
-		);
-	}
-
-	#receive(process: Process, message: FromRunner, bytes: Buffer): void {
-		const { id, attempt } = message;
-		if (message.kind === 'output') this.#reports?.output(id, attempt, message.size);
-		else if (message.kind === 'count') this.#count(process, message);
-		else {
-			process.runs.delete(runKey(id, attempt));
-			const { outcome, final, size, short } = message;
-			this.#reports?.ended(id, attempt, { outcome, final, output: { size, short: short ? bytes : null } });
-		}
-	}
-
-	async #ended(process: Process, why: string | number): Promise<void> {
-		const { log } = this.#options;
-		this.#processes.delete(process);
-		const runs = [...process.runs.values()];
-		if (!this.#stopping) {
-			log.error('a runner died; its runs are started again', {
-				pid: process.child.pid,
-				why,
-				runs: runs.length,
-			});
-			const early = Date.now() - process.startedAt < restartAfter;
-			setTimeout(() => this.#stopping || this.#startProcess(), early ? restartAfter : 0);
-		}
-		const own = readRecords(this.#directory).filter(({ directory }) => directory === process.directory);
-		await this.#clear(own, runs);
-		if (!this.#stopping) this.#reports?.lost(runs);
-	}
-
-	async #clear(records: readonly RunnerRecord[], runs: readonly Run[]): Promise<void> {
+	async #endLeftovers(records: readonly RunnerRecord[], runs: readonly Run[]): Promise<void> {
 		if (records.length === 0 && runs.length === 0) return;
 		const left = await endLeftovers(records, new Map(runs.map((run) => [run.id, run.plan.killAfter])));
 		if (left.length > 0)
 			this.#options.log.warn('processes of earlier runs do not end, not even by KILL', { pids: left });
-		for (const { directory } of records) fs.rmSync(directory, { recursive: true, force: true });
 	}
 }
 
-function runKey(id: string, attempt: number): string {
+function withTrouble(outcome: Outcome, trouble: string): Outcome {
+	const message = `not all of its output could be kept: ${trouble}`;
+	return { ...outcome, message: outcome.message === '' ? message : `${outcome.message}; ${message}` };
+}
+
+function runKey({ id, attempt }: { readonly id: string; readonly attempt: number }): string {
 	return `${id} ${attempt}`;
 }

@@ -5,7 +5,7 @@
  * Values of a caller get no further than the place they stand in: in a url they are parts of its path or query, in JSON they
  * are strings, in a header one line. Who is asked is always written in routes.yaml.
  *
- * A runner loads this file with the first such step.
+ * The runner loads this file with the first such step.
  */
 
 import { hash } from 'node:crypto';

@@ -1,7 +1,7 @@
 /**
  * A step is one thing a run does. Steps are performed in order, and the first that is not ok ends the run. What a kind of
  * step has to give is in kind.ts (`plan`: checked parameters in, plain data out, stored with the run) and here (`perform`:
- * does it, inside a runner).
+ * does it, in the runner).
  */
 
 /** A step with all parameters filled in. Plain data: stored as JSON with the run. */
@@ -10,7 +10,7 @@ export interface PlannedStep {
 	readonly kind: string;
 	/** Milliseconds that the step may take; absent: as long as the run. */
 	readonly timeout?: number;
-	/** What the step needs and no plan may hold; whoever hands the run to a runner adds it. */
+	/** What the step needs and no plan may hold; whoever performs the run adds it. */
 	readonly secrets?: readonly SecretPlace[];
 }
 
@@ -60,7 +60,7 @@ export interface Program {
 	readonly stdin: Buffer | null;
 }
 
-/** What a runner gives to a step while it is performed. */
+/** What the runner gives to a step while it is performed. */
 export interface StepContext {
 	/** Bytes that came with the run for standard input; null for none. */
 	readonly stdin: Buffer | null;
@@ -80,7 +80,7 @@ export interface StepContext {
 	secret(place: string): string | undefined;
 }
 
-/** A kind of step, as a runner performs it. `Planned` is what it stores. */
+/** A kind of step, as the runner performs it. `Planned` is what it stores. */
 export interface StepKind<Planned extends PlannedStep> {
 	readonly kind: Planned['kind'];
 	/** What the step does, for its heading in the output; nothing of it may be secret. Empty: its kind says enough. */
