@@ -39,7 +39,9 @@ function readText(file: string): string {
 }
 
 /** What /proc says of a process; undefined when there is none (any more). */
-function processState(pid: number | string): { group: number; start: number; ended: boolean } | undefined {
+function processState(
+	pid: number | string,
+): { group: number; session: number; start: number; ended: boolean } | undefined {
 	const text = readText(`/proc/${pid}/stat`);
 	// The second field is the program's name in brackets, which may itself hold blanks and brackets.
 	const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
@@ -47,6 +49,7 @@ function processState(pid: number | string): { group: number; start: number; end
 	return {
 		ended: fields[0] === 'Z' || fields[0] === 'X',
 		group: Number(fields[2]),
+		session: Number(fields[3]),
 		start: Number(fields[19]),
 	};
 }
@@ -70,6 +73,13 @@ function processIds(): string[] | undefined {
 		return undefined;
 	}
 }
+
+/**
+ * Variable in the environment that a listener's shells begin with, holding the name of its directory; what they start does not
+ * get it. By it those are found that have not become the program of a run yet: nothing else tells them apart, and when their
+ * listener died they may wait for ever for somebody to read their pipe.
+ */
+export const shellMark = 'WEBHOOK_RUNNER';
 
 /** Notes groups as they are started. */
 export class GroupRecord {
@@ -177,6 +187,24 @@ export async function endLeftovers(
 	}
 }
 
+/**
+ * Ends the shells of listeners that are gone. Before anything else is looked for, since one may still become a program.
+ * @param listeners names of their directories
+ * @param session when only those of one session are meant
+ */
+export async function endShells(listeners: ReadonlySet<string>, session?: number): Promise<void> {
+	for (const began = Date.now(); Date.now() - began < afterKill; await sleep(look)) {
+		const shells = (processIds() ?? []).filter((pid) => {
+			const listener = inEnvironment(pid, shellMark);
+			if (listener === undefined || !listeners.has(listener)) return false;
+			const state = processState(pid);
+			return state?.ended === false && (session === undefined || state.session === session);
+		});
+		if (shells.length === 0) return;
+		for (const pid of shells) signal(Number(pid), 'SIGKILL');
+	}
+}
+
 /** Process groups on record whose first process is there and is the one that was noted, by the run they belong to. */
 function provenGroups(
 	records: readonly RunnerRecord[],
@@ -201,14 +229,17 @@ function leftovers(
 	for (const name of processIds() ?? []) {
 		const state = processState(name);
 		if (state === undefined || state.ended || state.group === own) continue;
-		const run = groups.get(state.group) ?? runInEnvironment(name);
+		const run = groups.get(state.group) ?? inEnvironment(name, 'WEBHOOK_RUN');
 		if (run !== undefined && runs.has(run)) found.push({ pid: Number(name), start: state.start, run });
 	}
 	return found;
 }
 
-function runInEnvironment(pid: string): string | undefined {
-	return /(?:^|\0)WEBHOOK_RUN=([^\0]+)/.exec(readText(`/proc/${pid}/environ`))?.[1];
+/** A variable of the environment that a process began with. */
+function inEnvironment(pid: string, name: string): string | undefined {
+	const prefix = `${name}=`;
+	const variables = readText(`/proc/${pid}/environ`).split('\0');
+	return variables.find((variable) => variable.startsWith(prefix))?.slice(prefix.length);
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {

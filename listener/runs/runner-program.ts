@@ -102,7 +102,7 @@ export class Programs {
 			const fd = fs.openSync(pipe, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
 			reader = new PipeReader(fd, this.#buffer, run.write);
 		} catch (error) {
-			return notStarted(error as Refusal, argv, cwd, env);
+			return error === 'lost' ? error : notStarted(error as Refusal, argv, cwd, env);
 		}
 		const started = await this.#starter.start({ argv, cwd, env, pipe, stdin });
 		if (started === 'lost') {
@@ -162,7 +162,7 @@ export class Programs {
 		return ending === 'lost' ? ending : stopped(run, ending.signal);
 	}
 
-	/** A pipe that nobody holds open, by its path. @throws Refusal */
+	/** A pipe that nobody holds open, by its path. @throws Refusal or Lost */
 	async #takePipe(): Promise<string> {
 		const idle = this.#idlePipes.pop();
 		if (idle !== undefined) return idle;

@@ -22,6 +22,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import type { Writable } from 'node:stream';
+import { endShells, shellMark } from './runner-groups.ts';
 import { type Keep, PipeReader } from './runner-pipes.ts';
 
 /** What had started a program died, and nobody can tell how the program ended. */
@@ -216,7 +217,7 @@ class Shell {
 			},
 		});
 		socket.on('error', () => {});
-		socket.on('close', () => this.#end());
+		socket.on('close', () => void this.#end());
 	}
 
 	/** Switches job control on. Resolves with the shell's pid; rejects when it does not begin. */
@@ -229,7 +230,9 @@ class Shell {
 				resolve(pid);
 			};
 			// HUP comes when the terminal goes. Programs do not inherit a trap that does something; to ignore it they would.
-			this.#write(`trap : HUP; set -m; ${restored}; exec >/dev/null 2>&1; echo "pid $$" >&4\n`);
+			this.#write(
+				`trap : HUP; set -m; ${restored}; unset ${shellMark}; exec >/dev/null 2>&1; echo "pid $$" >&4\n`,
+			);
 		});
 	}
 
@@ -381,15 +384,18 @@ class Shell {
 		}
 	}
 
-	/** Somebody ended the shell. */
-	#end(): void {
+	/** Somebody ended the shell, or it was closed. */
+	async #end(): Promise<void> {
 		const told = this.#told;
 		this.#told = undefined;
 		this.close();
 		this.onGone();
 		this.onIdle = () => fs.closeSync(this.#fd);
 		if (!this.#reading) fs.closeSync(this.#fd);
-		told?.ended('lost');
+		if (told === undefined) return;
+		// What it has forked and is not a program yet, and will not be found later as what the run left behind.
+		await endShells(new Set([path.basename(path.dirname(this.#pipe))]), this.#pid);
+		told.ended('lost');
 	}
 }
 
@@ -408,10 +414,11 @@ class Maker {
 	/** Called when it has ended, or could not begin. */
 	onGone: () => void = () => {};
 
-	constructor(environment: Readonly<Record<string, string>>) {
+	/** @param directory of the listener, by whose name its shells are known */
+	constructor(environment: Readonly<Record<string, string>>, directory: string) {
 		// Detached, as a terminal's Ctrl-C is for the listener.
 		this.#process = spawn('/bin/sh', ['-s'], {
-			env: { ...environment },
+			env: { ...environment, [shellMark]: path.basename(directory) },
 			stdio: ['pipe', 'pipe', 'ignore'],
 			detached: true,
 		});
@@ -566,7 +573,7 @@ export class Shells {
 	}
 
 	#makerBegun(): Maker {
-		const maker = new Maker(this.#environment);
+		const maker = new Maker(this.#environment, this.#directory);
 		maker.onGone = () => {
 			if (this.#maker === maker) this.#maker = undefined;
 		};

@@ -86,10 +86,10 @@ export class Starter {
 		return answer.kind === 'started' ? { pid: answer.pid, exited } : { refused: answer as Refusal };
 	}
 
-	/** Makes named pipes. Gives why it could not. */
-	async makePipes(paths: readonly string[]): Promise<Refusal | undefined> {
+	/** Makes named pipes. Gives why they are not there. */
+	async makePipes(paths: readonly string[]): Promise<Refusal | Lost | undefined> {
 		const answer = await this.#ask({ kind: 'pipes', number: this.#number++, paths }, null, () => {});
-		if (answer === 'lost') return { message: 'the process that makes pipes died' };
+		if (answer === 'lost') return answer;
 		return answer.kind === 'refused' ? answer : undefined;
 	}
 

@@ -10,7 +10,7 @@ import { failure, type SecretPlace, type StopReason } from '../steps/step.ts';
 import type { KeptOutput } from '../stores/store.ts';
 import { OutputWriter } from './output.ts';
 import { idMaker, type Outcome, type Run, variablesOf } from './run.ts';
-import { endLeftovers, type RunnerRecord, readRecords } from './runner-groups.ts';
+import { endLeftovers, endShells, type RunnerRecord, readRecords } from './runner-groups.ts';
 import { Programs } from './runner-program.ts';
 import { Performer } from './runner-steps.ts';
 
@@ -98,6 +98,7 @@ export class Runner {
 
 	/** Ends everything that these runs left behind under earlier listeners. Before any of them is performed again. */
 	async clear(runs: readonly Run[]): Promise<void> {
+		await endShells(new Set(this.#earlier.map(({ directory }) => path.basename(directory))));
 		await this.#endLeftovers(this.#earlier, runs);
 		for (const { directory } of this.#earlier) fs.rmSync(directory, { recursive: true, force: true });
 	}
