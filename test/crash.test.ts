@@ -227,7 +227,7 @@ test('a shell that was about to start a program when its runner died starts none
 	for (const { pid } of shells) process.kill(pid, 'SIGSTOP');
 	const id = (await listener.post('/work')).json.runs[0].id;
 	await until('it to be told', async () => (await listener.run(id)).state === 'running');
-	const [runner] = processes('runner-process');
+	const [runner] = processes('runner-starter');
 	assert.ok(runner);
 	process.kill(runner.pid, 'SIGKILL');
 	assert.equal((await listener.ended(id)).state, 'succeeded');
