@@ -520,6 +520,40 @@ for (const [engine, open] of Object.entries(engines)) {
 		await store.close();
 	});
 
+	test(`${engine}: a clock that is set back makes no retry wait any longer, and puts nothing out of order`, async () => {
+		let time = Date.UTC(2030, 0, 1);
+		const store = open(directory(), () => time);
+		const run = await acceptOne(store);
+		const [claimed] = await store.claim(1);
+		await store.retry(claimed!, 60_000);
+		assert.equal(await store.nextRetry(), 60_000);
+		time -= 30 * 60_000;
+		const behind = await acceptOne(store, { group: 'other', acceptedAt: time });
+		assert.equal(await store.nextRetry(), 60_000);
+		assert.deepEqual(ids(await store.claim(9)), [behind.id]);
+		assert.equal(
+			(await store.get(run.id))?.nextAttemptAt,
+			time + 60_000,
+			'it is told by the clock as it is now',
+		);
+		time += 59_999;
+		assert.deepEqual(await store.claim(9), []);
+		assert.equal(await store.nextRetry(), 1);
+		time += 1;
+		assert.deepEqual(ids(await store.claim(9)), [run.id]);
+		assert.ok(await settle(store, run.id, 2, success, none));
+		assert.deepEqual(ids(await store.list({ limit: 9 })), [behind.id, run.id], 'the newest first');
+		const { startedAt, endedAt } = (await store.get(run.id))!;
+		assert.ok(startedAt !== null && endedAt !== null && endedAt >= startedAt);
+		// A year ahead for a moment: what ended then is older than any age only when that time has come.
+		time += 365 * 86_400_000;
+		await store.claim(9);
+		await settle(store, behind.id, 1, success, none);
+		time -= 365 * 86_400_000;
+		assert.deepEqual(await store.prune('deploy', { runs: 9, endedBefore: time - 1000 }, 9), []);
+		await store.close();
+	});
+
 	withStore('gives a settled run as it stands', async (store) => {
 		await acceptOne(store, { stdin: Buffer.from('x') });
 		const [claimed] = await store.claim(1);
@@ -716,11 +750,13 @@ for (const [engine, open] of Object.entries(engines)) {
 		await settle(store, second.id, 1, success, none);
 		const [again] = await store.claim(9);
 		assert.deepEqual([again?.id, again?.attempt, again?.nextAttemptAt], [first.id, 2, null]);
-		// A clock that is set back does not make anybody wait for it.
+		// A clock that was set back while nobody looked does not make anybody wait for it.
 		await store.retry(again!, 5000);
 		assert.deepEqual(ids(await store.claim(9)), [third.id]);
 		await settle(store, third.id, 1, success, none);
 		time -= 900_000_000;
+		await store.close();
+		store = open(dir, () => time);
 		assert.equal(await store.nextRetry(), 0);
 		assert.deepEqual(ids(await store.claim(9)), [first.id]);
 		await store.retry((await store.get(first.id))!, 5000);

@@ -175,6 +175,7 @@ export function prepare(db: DatabaseSync) {
 			// No more than that at once; the next claim goes on.
 			`SELECT seq, grp, when_busy FROM runs WHERE state = ${code.later} AND next_at BETWEEN ? AND ? ORDER BY next_at LIMIT 100`,
 		),
+		bringForward: db.prepare(`UPDATE runs SET next_at = next_at - ? WHERE state = ${code.later}`),
 		nextDue: db.prepare(`SELECT min(next_at) AS next FROM runs WHERE state = ${code.later}`),
 		firstWaiting: db.prepare(
 			`SELECT seq, places FROM runs WHERE state = ${code.waiting} AND grp = ? ORDER BY seq LIMIT 1`,

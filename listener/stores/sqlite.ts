@@ -93,6 +93,8 @@ export class SqliteStore implements Store {
 	#counts: { queued: number; running: number; later: number };
 	/** No run that is kept for later is due before; milliseconds since 1970. */
 	#dueAt = 0;
+	/** The latest time by which runs were looked at for being due; before it only when the clock was set back since. */
+	#lookedAt = Number.NEGATIVE_INFINITY;
 	#nextSeq: number;
 	/** Groups as they were before the present transaction touched them. */
 	readonly #before = new Map<string, Group>();
@@ -213,6 +215,7 @@ export class SqliteStore implements Store {
 	claim(limit: number, free: readonly string[] = []): Promise<readonly ClaimedRun[]> {
 		return this.#change(() => {
 			const now = this.#now();
+			this.#followClock(now);
 			if (this.#counts.later > 0 && (now >= this.#dueAt || now < this.#dueAt - longestDelay))
 				this.#admitDue(now);
 			const claimed: ClaimedRun[] = [];
@@ -272,6 +275,7 @@ export class SqliteStore implements Store {
 			this.#counts.queued++;
 			this.#counts.later++;
 			this.#dueAt = Math.min(this.#dueAt, nextAttemptAt);
+			this.#lookedAt = Math.max(this.#lookedAt, nextAttemptAt - delay);
 			const group = this.#group(run.group);
 			group.taken--;
 			this.#admit(run.group, group);
@@ -282,7 +286,7 @@ export class SqliteStore implements Store {
 	async nextRetry(): Promise<number | undefined> {
 		if (this.#counts.later === 0) return undefined;
 		const { next } = this.#read(() => this.#sql.nextDue.get()) as { next: number };
-		const ms = next - this.#now();
+		const ms = next - Math.max(this.#now(), this.#lookedAt);
 		return ms > longestDelay ? 0 : Math.max(0, ms);
 	}
 
@@ -567,6 +571,15 @@ export class SqliteStore implements Store {
 		);
 		oldest.sort((a, b) => a.seq - b.seq);
 		return oldest.filter((run, i) => i < over || run.ended_at < endedBefore).slice(0, limit);
+	}
+
+	/** When the clock was set back, takes the times of next attempts back with it, so that none is waited for any longer. */
+	#followClock(now: number): void {
+		if (now < this.#lookedAt && this.#counts.later > 0) {
+			this.#sql.bringForward.run(this.#lookedAt - now);
+			this.#dueAt = 0;
+		}
+		this.#lookedAt = now;
 	}
 
 	/** Has runs whose time has come wait for their groups, at their old places. */
