@@ -67,6 +67,11 @@ RSpec.describe 'webhook::twitch' do
     it { expect(sudoers[:content]).to match(%r{NOPASSWD: /opt/puppetlabs/bin/puppet agent}) }
   end
 
+  it 'TW-P8: leaves the firewall and the inclusion of sudoers.d to the administrator' do
+    expect(catalogue.resource('file', '/etc/sudoers')).to be_nil
+    expect(catalogue.resource_keys.map(&:first).grep(/firewall/i)).to be_empty
+  end
+
   it 'TW-P9: no password is set' do
     expect(catalogue.resource('user', 'twitch')[:password]).to be_nil
   end

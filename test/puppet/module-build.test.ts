@@ -83,6 +83,7 @@ async function start(name: string): Promise<Service> {
 
 let port = 0;
 let twitchPort = 0;
+let r10kPort = 0;
 let service: Service;
 
 /** The class and the call of the original's document, with its alignment and quotes. */
@@ -134,6 +135,15 @@ class { 'webhook::twitch':
   puppet     => '${inHome('standin')}',
   lockfile   => '${inHome('agent_catalog_run.lock')}',
   run_dir    => '${inHome('run')}',
+}
+`;
+
+/** With a program that says how it was called. */
+const r10k = () => `
+class { 'webhook::r10k':
+  user => 'daemon',
+  port => ${r10kPort},
+  r10k => '/bin/echo',
 }
 `;
 
@@ -249,9 +259,10 @@ describe('the built module', () => {
 
 	let everything: PuppetRun;
 
-	asRoot('writes everything and starts nothing; a second Puppet run changes nothing', async () => {
+	asRoot('TW-P10: writes everything and starts nothing; a second Puppet run changes nothing', async () => {
 		port = await freePort();
 		twitchPort = await freePort();
+		r10kPort = await freePort();
 		// A lower level of Hiera, and a higher one.
 		const shared = (number: number) =>
 			`{ bind_address: 127.0.0.1, port: ${number}, routes: { r: { command: common } } }`;
@@ -268,7 +279,7 @@ describe('the built module', () => {
 			inHome('hiera/node.yaml'),
 			'webhook::listeners: { one: { routes: { r: { command: node } } } }\n',
 		);
-		const manifest = original + deploy("'from Puppet'") + twitch();
+		const manifest = original + deploy("'from Puppet'") + twitch() + r10k();
 		everything = await apply(manifest, ['--hiera_config', inHome('hiera/hiera.yaml')]);
 		assert.equal(everything.code, 2, everything.stdout + everything.stderr);
 		const again = await apply(manifest, ['--hiera_config', inHome('hiera/hiera.yaml')]);
@@ -386,6 +397,22 @@ webhook::sudo { 'broken':
 				'the Puppet run to end',
 				async () => (await call('?async=false')).text === 'Puppet run complete',
 			);
+		},
+	);
+
+	asRoot(
+		'webhook::r10k deploys the environment that was asked for, and nothing that is no environment',
+		async () => {
+			await start('r10k');
+			const call = (environment: string) =>
+				send({ port: r10kPort }, '/r10k/environment?async=false', { method: 'POST', body: { environment } });
+			const deployed = await call('feature_x');
+			assert.equal(
+				deployed.json.output?.text,
+				'deploy environment feature_x --modules --verbose info\n',
+				deployed.text,
+			);
+			assert.equal((await call('--help')).status, 422);
 		},
 	);
 });
