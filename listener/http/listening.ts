@@ -54,18 +54,15 @@ interface Connection {
 	readonly until: number;
 	/** The answer to the latest request on it. */
 	response: http.ServerResponse | undefined;
-	/** Who sent the request that was under way when the client's certificate ceased to count. */
-	earlier?: { readonly request: http.IncomingMessage; readonly client: Client };
 }
 
 const connections = new WeakMap<Duplex, Connection>();
 
-/** Who is at the other end of a request's connection. */
+/** Who is at the other end of a request's connection at this moment; to be asked when the request arrives. */
 export function clientOf(request: http.IncomingMessage): Client {
 	const connection = connections.get(request.socket);
 	if (connection === undefined) return nobody;
-	const { client, until, earlier } = connection;
-	if (earlier?.request === request) return earlier.client;
+	const { client, until } = connection;
 	return Date.now() < until ? client : withoutCertificate(client, 'CERT_HAS_EXPIRED');
 }
 
@@ -175,7 +172,6 @@ export class Listening {
 				socket.destroy();
 				continue;
 			}
-			connection.earlier ??= { request: response.req, client };
 			response.shouldKeepAlive = false;
 			if (response.headersSent) response.once('finish', () => socket.destroySoon());
 		}

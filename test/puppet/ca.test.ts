@@ -87,6 +87,7 @@ routes:
   web: { auth: [web], command: 'echo "by $WEBHOOK_CERTNAME."' }
   any: { auth: [any], command: 'true' }
   tier: { auth: [named], command: 'true' }
+  role: { auth: [any], when: 'client.certname.endsWith(".nodes.test")', params: { role: { from: client.extensions.pp_role, required: true } }, command: 'echo "$role"' }
   slow: { auth: [any], wait: true, command: 'echo > "$TMPDIR/begun"; while [ ! -e "$TMPDIR/go" ]; do sleep 0.05; done' }
   open: { auth: none, command: 'echo "by $WEBHOOK_CERTNAME."' }
 `;
@@ -189,6 +190,13 @@ caTest('a node calls with its certificate, and every other certificate gets what
 			}
 		},
 	);
+
+	await t.test('conditions and parameters read the name and the extensions', async () => {
+		const told = await call(listener, '/role?async=false', { pair: good });
+		assert.equal(told.json.output.text, 'web::front\n');
+		const another = ca.issue('web.example.com', { extensions: web });
+		assert.equal((await call(listener, '/role', { pair: another })).json.ignored.length, 1);
+	});
 
 	await t.test('a web page cannot use the certificate of a browser', async () => {
 		const headers = { origin: 'https://evil.example', 'sec-fetch-site': 'cross-site' };
