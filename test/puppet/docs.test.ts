@@ -43,7 +43,8 @@ let printed = '';
 type Block = ReturnType<typeof blocks>[number];
 
 /** The lines that declare what a catalog can hold only once. */
-const declarations = ({ text }: Block) => text.match(/^ *(?:class |[a-z:]+ \{ ).*$/gm) ?? [];
+const declarations = ({ text }: Block): readonly string[] =>
+	text.match(/^ *(?:class |[a-z:]+ \{ ).*$/gm) ?? [];
 
 /** Manifests that go into one catalog together: a Puppet run costs seconds. */
 function together(manifests: readonly Block[]): Block[][] {

@@ -234,6 +234,11 @@ puppetTest('PW-T15: Sensitive values are sent in clear and shown nowhere', async
 			data   => { 'token' => Sensitive('hush"Echo') },
 			header => { 'Authorization' => Sensitive('Bearer hushHeader') },
 		}
+		http { 'password': user => 'deployer', password => 'hushPassword', unless => 'hook/1', once => true }
+		http { 'token': token => Sensitive('hushToken'), onlyif => { 'route' => 'x', 'body' => Sensitive('hushBody|') } }
+		http { 'signed': data => { 'pin' => Sensitive('hushPin') }, hmac => 'hushHmac', once => true }
+		http { 'in the url': fqdn => undef, port => undef, url => Sensitive('http://127.0.0.1:${server.port}/hook/hushUrl?x=1') }
+		http { 'refused': fqdn => undef, port => undef, url => Sensitive('http://hushHost.invalid/hushPath'), timeout => 5, tries => 2, try_sleep => 0 }
 		http { 'in the route': route => Sensitive('hook?token=hushRoute') }
 		http { 'late':
 			data   => { 'token' => Deferred('new', [Sensitive, 'hushLate']) },
@@ -256,6 +261,12 @@ puppetTest('PW-T15: Sensitive values are sent in clear and shown nowhere', async
 			assert.equal(only(server.received, '/whole').body, '{"token":"hushWhole","pin":4711}');
 			assert.equal(only(server.received, '/text').body, 'a=hushText');
 			assert.equal(only(server.received, '/hook?token=hushRoute').method, 'GET');
+			assert.equal(only(server.received, '/hook/hushUrl?x=1').method, 'GET');
+			assert.equal(only(server.received, '/token').headers.authorization, 'Bearer hushToken');
+			assert.equal(
+				only(server.received, '/password').headers.authorization,
+				`Basic ${Buffer.from('deployer:hushPassword').toString('base64')}`,
+			);
 			assert.equal(only(server.received, '/late').body, '{"token":"hushLate"}');
 			assert.equal(only(server.received, '/late').headers['x-token'], 'hushLateHeader');
 		});
@@ -270,7 +281,9 @@ puppetTest('PW-T15: Sensitive values are sent in clear and shown nowhere', async
 				{ file: 'output', text: ran.stdout + ran.stderr },
 				...filesBelow(path.join(ran.dir, 'var')),
 			];
-			assert.ok(shown.some(({ file }) => file.endsWith('last_run_report.yaml')));
+			for (const name of ['last_run_report.yaml', 'webhook_http.json']) {
+				assert.ok(shown.some(({ file }) => file.endsWith(name)));
+			}
 			for (const { file, text } of shown) {
 				// The manifest itself is an argument that Puppet logs nowhere.
 				assert.doesNotMatch(text, /hush|4711/, file);

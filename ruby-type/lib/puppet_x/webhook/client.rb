@@ -72,7 +72,7 @@ module PuppetX
       def exchange(method, uri, headers, content = nil, &stream)
         request = Net::HTTPGenericRequest.new(method, !content.nil?, method != 'HEAD', uri, headers)
         request.body = content
-        without_wire_log do
+        without_puppets_own_words(uri) do
           Puppet.runtime[:http].connect(uri, options: trust) { |http| converse(http, request, stream) }
         end
       rescue Puppet::SSL::SSLError => e
@@ -109,13 +109,16 @@ module PuppetX
         !answer.cut
       end
 
-      # Puppet's setting http_debug copies every byte to standard error.
-      def without_wire_log
-        before = Puppet[:http_debug]
+      # Puppet's setting http_debug copies every byte to standard error, and at debug level its client names the host.
+      def without_puppets_own_words(uri)
+        wire = Puppet[:http_debug]
+        level = Puppet::Util::Log.level
         Puppet[:http_debug] = false unless @secrets.none?
+        Puppet::Util::Log.level = :info if level == :debug && @secrets.mask(uri.host) != uri.host
         yield
       ensure
-        Puppet[:http_debug] = before
+        Puppet[:http_debug] = wire
+        Puppet::Util::Log.level = level
       end
 
       # Nothing said, Puppet's client trusts Puppet's CA and CRLs and shows this host's certificate.
