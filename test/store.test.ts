@@ -264,7 +264,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		assert.ok(first?.kind === 'accepted');
 		await store.claim(1);
 		await settle(store, first.run.id, 1, success, none);
-		assert.deepEqual(await store.prune('deploy', { runs: 0, endedBefore: 0 }, 10), [first.run.id]);
+		assert.deepEqual((await store.prune('deploy', { runs: 0, endedBefore: 0 }, 10)).ids, [first.run.id]);
 		await assert.rejects(store.accept([offer()], delivery), Conflict);
 		assert.deepEqual(await store.counts(), { queued: 0, running: 0 });
 	});
@@ -806,18 +806,18 @@ for (const [engine, open] of Object.entries(engines)) {
 		const young = { endedBefore: 0 };
 
 		assert.deepEqual(await store.routesAfter('', 9), ['deploy']);
-		assert.deepEqual(await store.prune('deploy', { runs: 10, ...young }, 9), []);
-		assert.deepEqual(await store.prune('deploy', { runs: 6, ...young }, 3), ended.slice(0, 3));
-		assert.deepEqual(await store.prune('deploy', { runs: 6, ...young }, 3), ended.slice(3, 4));
+		assert.deepEqual((await store.prune('deploy', { runs: 10, ...young }, 9)).ids, []);
+		assert.deepEqual((await store.prune('deploy', { runs: 6, ...young }, 3)).ids, ended.slice(0, 3));
+		assert.deepEqual((await store.prune('deploy', { runs: 6, ...young }, 3)).ids, ended.slice(3, 4));
 		assert.deepEqual(await left(), [...ended.slice(4), running.id, queued.id]);
 		assert.equal(await store.shortOutput(ended[0]!), undefined);
 		await store.close();
 
 		store = open(dir, () => time);
 		const endedBefore = 1_000_000 + 8000;
-		assert.deepEqual(await store.prune('deploy', { runs: 100, endedBefore }, 9), ended.slice(4, 7));
-		assert.deepEqual(await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9), ended.slice(7));
-		assert.deepEqual(await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9), []);
+		assert.deepEqual((await store.prune('deploy', { runs: 100, endedBefore }, 9)).ids, ended.slice(4, 7));
+		assert.deepEqual((await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9)).ids, ended.slice(7));
+		assert.deepEqual((await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9)).ids, []);
 		assert.deepEqual(await left(), [running.id, queued.id], 'what has not ended stays');
 		assert.deepEqual(await store.routesAfter('', 9), []);
 		assert.equal((await store.list({ route: 'other', limit: 50 })).length, 10);

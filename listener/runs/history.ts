@@ -6,7 +6,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { StoreUnavailable } from '../errors.ts';
 import type { Log } from '../log.ts';
-import type { Store } from '../stores/store.ts';
+import type { Pruned, Store } from '../stores/store.ts';
 import type { Outputs } from './output.ts';
 import type { Queue } from './queue.ts';
 import type { Keep } from './run.ts';
@@ -104,14 +104,14 @@ export class History {
 
 	async #prune(route: string): Promise<void> {
 		const { store, outputs, keep } = this.#options;
-		let ids: readonly string[];
+		let pruned: Pruned;
 		do {
 			// Others have their turn between two slices.
 			await setImmediate();
 			if (this.#stop.signal.aborted) return;
 			const { runs, age } = keep(route);
-			ids = await store.prune(route, { runs, endedBefore: Date.now() - age }, slice);
-			await outputs.remove(ids);
-		} while (ids.length === slice);
+			pruned = await store.prune(route, { runs, endedBefore: Date.now() - age }, slice);
+			await outputs.remove(pruned.inFiles);
+		} while (pruned.ids.length === slice);
 	}
 }

@@ -194,7 +194,7 @@ export function prepare(db: DatabaseSync) {
 		),
 		oldestOfRoute: forEachState(
 			(state, range) =>
-				`SELECT seq, id, ended_at FROM runs WHERE ${range} AND route = ? AND state = ${state} ORDER BY seq LIMIT ?`,
+				`SELECT seq, id, ended_at, output_size FROM runs WHERE ${range} AND route = ? AND state = ${state} ORDER BY seq LIMIT ?`,
 		),
 		endedRuns: db.prepare('SELECT runs FROM history WHERE route = ?'),
 		addEnded: db.prepare(

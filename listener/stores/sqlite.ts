@@ -49,6 +49,7 @@ import {
 	type KeptOutput,
 	type LockedRun,
 	mostKeptInput,
+	type Pruned,
 	type RunFilter,
 	type Store,
 	type Trigger,
@@ -393,18 +394,19 @@ export class SqliteStore implements Store {
 		return rows.map(toTrigger);
 	}
 
-	async prune(route: string, kept: Kept, limit: number): Promise<readonly string[]> {
+	async prune(route: string, kept: Kept, limit: number): Promise<Pruned> {
 		// Mostly there is nothing to do, and no reason for a transaction.
-		if (this.#read(() => this.#surplus(route, kept, 1)).length === 0) return [];
+		if (this.#read(() => this.#surplus(route, kept, 1)).length === 0) return nothingPruned;
 		return this.#change(() => {
 			const gone = this.#surplus(route, kept, limit);
-			for (const { seq } of gone) {
+			const inFiles = gone.filter(({ seq, output_size: size }) => {
 				this.#sql.dropRun.run(seq);
 				this.#sql.dropInput.run(seq);
-				this.#sql.dropOutput.run(seq);
-			}
+				const short = this.#sql.dropOutput.run(seq).changes > 0;
+				return size > 0 && !short;
+			});
 			this.#addEnded(route, -gone.length);
-			return gone.map(({ id }) => id);
+			return { ids: gone.map(({ id }) => id), inFiles: inFiles.map(({ id }) => id) };
 		});
 	}
 
@@ -558,16 +560,12 @@ export class SqliteStore implements Store {
 	}
 
 	/** Up to `limit` ended runs of a route that are not to be kept, the oldest first. */
-	#surplus(route: string, { runs, endedBefore }: Kept, limit: number): { seq: number; id: string }[] {
+	#surplus(route: string, { runs, endedBefore }: Kept, limit: number): Surplus[] {
 		const row = this.#sql.endedRuns.get(route) as unknown as { runs: number } | undefined;
 		const over = (row?.runs ?? 0) + (this.#endings.get(route) ?? 0) - runs;
 		const oldest = endedCodes.flatMap(
 			(state) =>
-				this.#sql.oldestOfRoute[state]!.all(route, limit) as unknown as {
-					seq: number;
-					id: string;
-					ended_at: number;
-				}[],
+				this.#sql.oldestOfRoute[state]!.all(route, limit) as unknown as Surplus[],
 		);
 		oldest.sort((a, b) => a.seq - b.seq);
 		return oldest.filter((run, i) => i < over || run.ended_at < endedBefore).slice(0, limit);
@@ -725,6 +723,16 @@ function flushNames(from: string, to: string): void {
 		if (path.relative(from, directory) === '') return;
 	}
 }
+
+/** An ended run, as far as removing it needs to know it. */
+interface Surplus {
+	seq: number;
+	id: string;
+	ended_at: number;
+	output_size: number;
+}
+
+const nothingPruned: Pruned = { ids: [], inFiles: [] };
 
 /** What is left of a delivery that was taken before. @throws Conflict when that is nothing */
 function remaining(acceptances: Acceptance[]): Acceptance[] {

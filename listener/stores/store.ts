@@ -97,10 +97,9 @@ export interface Store {
 	/**
 	 * Removes up to `limit` ended runs of a route, the oldest first: those beyond the newest `runs`, and those that ended before
 	 * `endedBefore` (milliseconds since 1970). A run that ended early may stay as long as some that were accepted before it.
-	 * @returns their ids; fewer than `limit` when no more are to go
 	 * @throws StoreUnavailable
 	 */
-	prune(route: string, kept: Kept, limit: number): Promise<readonly string[]>;
+	prune(route: string, kept: Kept, limit: number): Promise<Pruned>;
 	/** Counts a trigger up by one; it begins at 0. Gives it as it stands then. @throws StoreUnavailable */
 	countTrigger(name: string): Promise<Trigger>;
 	/** undefined for one that was never counted up. */
@@ -136,6 +135,14 @@ export interface Trigger {
 export interface Kept {
 	readonly runs: number;
 	readonly endedBefore: number;
+}
+
+/** What was removed. */
+export interface Pruned {
+	/** The runs; fewer than were asked for when no more are to go. */
+	readonly ids: readonly string[];
+	/** Those of them whose output is in a file, which is still there. */
+	readonly inFiles: readonly string[];
 }
 
 /** Output as settled: `short` is the whole of it when it stayed small, else null and it is in the run's file. */
