@@ -550,7 +550,7 @@ for (const [engine, open] of Object.entries(engines)) {
 		await store.claim(9);
 		await settle(store, behind.id, 1, success, none);
 		time -= 365 * 86_400_000;
-		assert.deepEqual(await store.prune('deploy', { runs: 9, endedBefore: time - 1000 }, 9), []);
+		assert.deepEqual((await store.prune('deploy', { runs: 9, endedBefore: time - 1000 }, 9)).ids, []);
 		await store.close();
 	});
 
