@@ -328,8 +328,7 @@ describe('the built module', () => {
 		assert.match(ran.stdout, /routes\.yaml\]\/content: changed \[redacted\] to \[redacted\]/);
 	});
 
-	hostTest('visudo', 'what would be refused replaces nothing, and the Puppet run says why', async () => {
-		if (process.getuid?.() !== 0) return;
+	asRoot('what would be refused replaces nothing, and the Puppet run says why', async () => {
 		const before = routesOf('deploy');
 		const ran = await apply(`${deploy("'{{nobody}}'")}
 webhook::listener { 'keyless':
@@ -353,52 +352,50 @@ webhook::sudo { 'broken':
 		assert.equal((await hello('swordfish')).json.output.text, 'changed\n');
 	});
 
-	hostTest('systemd-analyze', 'the unit’s exposure is below 3, and systemd understands it', async () => {
-		if (process.getuid?.() !== 0) return;
-		// The tool does not take the name of an instance for a file.
-		const file = inHome('puppet-webhook-score.service');
-		fs.copyFileSync(inHome('units/puppet-webhook@puppet.service'), file);
-		const { stdout } = await run('systemd-analyze', ['security', '--offline=true', '--no-pager', file]);
-		const score = Number(/Overall exposure level for .*: ([\d.]+)/.exec(stdout)?.[1]);
-		assert.ok(score < 3, `${score}\n${stdout}`);
-		for (const name of [
-			'puppet-webhook@puppet.service',
-			'puppet-webhook@twitch.service',
-			'puppet-webhook@deploy.socket',
-		]) {
-			const verified = await run('systemd-analyze', ['verify', inHome('units', name)]);
-			assert.doesNotMatch(verified.stderr, /puppet-webhook@\S+:\d+/, verified.stderr);
-		}
-	});
-
-	hostTest(
-		'visudo',
-		'TW-P1, TW-P3: puppet-twitch by one class: its answers, and rules that sudo takes',
+	asRoot(
+		'the unit’s exposure is below 3, and systemd understands it',
 		async () => {
-			if (process.getuid?.() !== 0) return;
-			const rules = fs.readFileSync(inHome('sudoers.d/daemon'), 'utf8');
-			assert.equal(rules.match(/^%daemon ALL = \(root\) NOPASSWD: .*$/gm)?.length, 3, rules);
-			assert.equal(fs.statSync(inHome('sudoers.d/daemon')).mode & 0o777, 0o440);
-
-			// Stands in for Puppet: runs until the file is gone.
-			const busy = inHome('busy');
-			fs.writeFileSync(inHome('standin'), `#!/bin/sh\nwhile [ -e ${busy} ]; do sleep 0.05; done\n`, {
-				mode: 0o755,
-			});
-			fs.writeFileSync(busy, '');
-			await start('twitch');
-			const call = (query = '') => send({ port: twitchPort }, `/puppet/twitch${query}`);
-			const accepted = await call();
-			assert.deepEqual([accepted.status, accepted.text], [202, 'Triggered puppet run']);
-			const second = await call();
-			assert.deepEqual([second.status, second.text], [409, 'Puppet already running']);
-			fs.rmSync(busy);
-			await until(
-				'the Puppet run to end',
-				async () => (await call('?async=false')).text === 'Puppet run complete',
-			);
+			// The tool does not take the name of an instance for a file.
+			const file = inHome('puppet-webhook-score.service');
+			fs.copyFileSync(inHome('units/puppet-webhook@puppet.service'), file);
+			const { stdout } = await run('systemd-analyze', ['security', '--offline=true', '--no-pager', file]);
+			const score = Number(/Overall exposure level for .*: ([\d.]+)/.exec(stdout)?.[1]);
+			assert.ok(score < 3, `${score}\n${stdout}`);
+			for (const name of [
+				'puppet-webhook@puppet.service',
+				'puppet-webhook@twitch.service',
+				'puppet-webhook@deploy.socket',
+			]) {
+				const verified = await run('systemd-analyze', ['verify', inHome('units', name)]);
+				assert.doesNotMatch(verified.stderr, /puppet-webhook@\S+:\d+/, verified.stderr);
+			}
 		},
+		'systemd-analyze',
 	);
+
+	asRoot('TW-P1, TW-P3: puppet-twitch by one class: its answers, and rules that sudo takes', async () => {
+		const rules = fs.readFileSync(inHome('sudoers.d/daemon'), 'utf8');
+		assert.equal(rules.match(/^%daemon ALL = \(root\) NOPASSWD: .*$/gm)?.length, 3, rules);
+		assert.equal(fs.statSync(inHome('sudoers.d/daemon')).mode & 0o777, 0o440);
+
+		// Stands in for Puppet: runs until the file is gone.
+		const busy = inHome('busy');
+		fs.writeFileSync(inHome('standin'), `#!/bin/sh\nwhile [ -e ${busy} ]; do sleep 0.05; done\n`, {
+			mode: 0o755,
+		});
+		fs.writeFileSync(busy, '');
+		await start('twitch');
+		const call = (query = '') => send({ port: twitchPort }, `/puppet/twitch${query}`);
+		const accepted = await call();
+		assert.deepEqual([accepted.status, accepted.text], [202, 'Triggered puppet run']);
+		const second = await call();
+		assert.deepEqual([second.status, second.text], [409, 'Puppet already running']);
+		fs.rmSync(busy);
+		await until(
+			'the Puppet run to end',
+			async () => (await call('?async=false')).text === 'Puppet run complete',
+		);
+	});
 
 	asRoot(
 		'webhook::r10k deploys the environment that was asked for, and nothing that is no environment',
@@ -417,10 +414,10 @@ webhook::sudo { 'broken':
 	);
 });
 
-/** Puppet that installs software runs as root, and owns what it writes. */
-function asRoot(title: string, body: () => Promise<void>): void {
-	puppetTest(title, async (t) => {
+/** Puppet that installs software runs as root, and owns what it writes; what is written here includes rules for sudo. */
+function asRoot(title: string, body: () => Promise<void>, program = 'visudo'): void {
+	hostTest(program, title, async (t) => {
 		if (process.getuid?.() === 0) return body();
-		t.skip('needs root: the files belong to it');
+		t.skip('needs root, to whom the files belong');
 	});
 }
