@@ -311,7 +311,7 @@ async function explain(
 			throw new Nothing(`it is answered ${reading.status} and asks for nothing to be run`);
 		if (reading.kind === 'confirm')
 			throw new Nothing('the sender asks to be confirmed, by a request to a URL of its own');
-		const scope = scopeOf(verified, segments, content);
+		const scope = scopeOf(verified, segments, reading.body ?? content);
 		findings.events = reading.events.map((event) => explainEvent(verified, route, scope(event)));
 		findings.runs = findings.events.filter(({ run }) => run !== null).length;
 		// One bad parameter refuses the whole delivery.

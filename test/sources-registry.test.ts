@@ -362,6 +362,35 @@ describe('a delivery', () => {
 		assert.equal(certificates.length, 1, 'the certificate is fetched once');
 	});
 
+	test('of sns may be sent on with more in it, and only what is signed counts', async () => {
+		const source = JSON.stringify({ sns: { topics: amazonTopic, endpoint: host.url } });
+		const trusting = await startListener({
+			routes: `routes:
+  sns:
+    source: ${source}
+    params: { role: {}, size: { from: body.Message.size }, subject: { from: body.Subject } }
+    command: 'printf %s "$role,$size,$subject"'
+`,
+		});
+		const evil = JSON.stringify({
+			Type: 'Notification',
+			MessageId: 'x',
+			Message: '{"size":"evil"}',
+			role: 'evil',
+		});
+		for (const type of ['text/plain', 'application/json', 'application/x-www-form-urlencoded']) {
+			const { body } = fromSns(
+				host,
+				{ inner: { size: 'large' } },
+				{ fields: { Subject: 'Hello' }, changed: { role: 'evil', payload: evil } },
+			);
+			const answer = await trusting.post('/sns', body, { 'Content-Type': type });
+			assert.equal(answer.status, 202, answer.text);
+			const run = await trusting.ended(answer.json.runs[0].id);
+			assert.deepEqual(run.parameters, { size: 'large', subject: 'Hello' }, type);
+		}
+	});
+
 	test('leaves no secret and no token in the log', () => {
 		const log = JSON.stringify(listener.log()) + listener.stderr;
 		for (const text of [key, other, Buffer.from(`jenkins:${key}`).toString('base64'), 'eyJhbGciOi']) {

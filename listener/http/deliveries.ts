@@ -113,7 +113,7 @@ export class Deliveries {
 		}
 		if (reading.kind === 'ignored') return this.#ignore(ctx, entry, route, [reading.reason]);
 
-		const scope = scopeOf(verified, segments, content);
+		const scope = scopeOf(verified, segments, reading.body ?? content);
 		const decisions = reading.events.map((event) => decide(route, scope(event)));
 		const offers: NewRun[] = [];
 		for (const decision of decisions) {

@@ -7,8 +7,8 @@ import type { Secret, Secrets } from '../secret.ts';
 
 /** What a verified delivery turns out to be. */
 export type Reading =
-	/** Each event may become a run. */
-	| { readonly kind: 'events'; readonly events: readonly Event[] }
+	/** Each event may become a run. `body` takes the delivery's place in expressions and parameters, where not all of that was verified. */
+	| { readonly kind: 'events'; readonly events: readonly Event[]; readonly body?: Body }
 	/** Nothing that anybody could want to run something for; answered 200 with the reason. */
 	| { readonly kind: 'ignored'; readonly reason: string }
 	/** A ping, a handshake, a challenge: answered like this, and nothing runs. */

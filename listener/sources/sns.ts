@@ -9,7 +9,7 @@ import { admitted, unknown, type Verdict } from '../auth/kind.ts';
 import { untimely } from '../auth/signature.ts';
 import { SigningCertificates } from '../auth/signing-certificates.ts';
 import { day } from '../config/values.ts';
-import { type Body, type Delivery, eventOf, headerOf } from '../delivery.ts';
+import { type Delivery, eventOf, headerOf } from '../delivery.ts';
 import { idOf, textAt } from './fields.ts';
 import { imageEvent } from './images.ts';
 import { type Reading, type SourceKind, verificationOf } from './kind.ts';
@@ -55,8 +55,8 @@ export const sns: SourceKind<Options> = {
 		return {
 			name: 'sns',
 			verification: verificationOf('sns', (delivery) => check(delivery, topics, isTheirs, certificates)),
-			read: (_delivery, body) => read(body, given.confirm !== false, isTheirs),
-			deliveryId: (_delivery, body) => idOf(textAt(body, 'MessageId')),
+			read: ({ body }) => read(signedIn(body), given.confirm !== false, isTheirs),
+			deliveryId: ({ body }) => idOf(textAt(signedIn(body), 'MessageId')),
 			// It tries for an hour, and what is older than two is refused.
 			remember: day,
 		};
@@ -146,7 +146,22 @@ function signedText(message: unknown, fields: readonly string[]): string {
 		.join('');
 }
 
-function read(body: Body, confirm: boolean, isTheirs: (address: string) => boolean): Reading {
+/**
+ * What of a body Amazon has signed. Whoever has once been sent a message of the topic could send it on with more in it, or under
+ * a content type by which the body means something else.
+ */
+function signedIn(body: Buffer): Readonly<Record<string, string>> {
+	const message = parsed(body);
+	const type = textAt(message, 'Type');
+	const fields = (Object.hasOwn(signedFields, type) ? signedFields[type] : undefined) ?? [];
+	return Object.fromEntries(fields.map((name) => [name, textAt(message, name)]));
+}
+
+function read(
+	body: Readonly<Record<string, string>>,
+	confirm: boolean,
+	isTheirs: (address: string) => boolean,
+): Reading {
 	switch (textAt(body, 'Type')) {
 		case 'SubscriptionConfirmation': {
 			const url = textAt(body, 'SubscribeURL');
@@ -164,15 +179,17 @@ function read(body: Body, confirm: boolean, isTheirs: (address: string) => boole
 			// Its address would subscribe again.
 			return { kind: 'ignored', reason: 'the topic no longer delivers here' };
 		default:
-			return readMessage(textAt(body, 'Message'));
+			return readMessage(body);
 	}
 }
 
 /** A message that is an event of EventBridge is read as that; any other is one of a kind of its own. */
-function readMessage(text: string): Reading {
-	const inner = parsed(Buffer.from(text));
+function readMessage(signed: Readonly<Record<string, string>>): Reading {
+	const text = signed.Message ?? '';
+	const inner = /^\s*[{[]/.test(text) ? parsed(Buffer.from(text)) : undefined;
+	const body = { ...signed, Message: inner ?? text };
 	if (textAt(inner, 'detail-type') !== 'ECR Image Action') {
-		return { kind: 'events', events: [eventOf({ kind: 'notification' })] };
+		return { kind: 'events', events: [eventOf({ kind: 'notification' })], body };
 	}
 	const detail = (name: string) => textAt(inner, 'detail', name);
 	const action = detail('action-type');
@@ -185,5 +202,9 @@ function readMessage(text: string): Reading {
 		tag: detail('image-tag'),
 		digest: detail('image-digest'),
 	};
-	return { kind: 'events', events: [eventOf(imageEvent(image, action, { deleted: action === 'DELETE' }))] };
+	return {
+		kind: 'events',
+		events: [eventOf(imageEvent(image, action, { deleted: action === 'DELETE' }))],
+		body,
+	};
 }
