@@ -50,6 +50,11 @@ export async function placeOf({ url, config }: PlaceOptions, defaultConfig: stri
 	const otherwise = `name the listener itself, such as --url ${usualUrl}`;
 	try {
 		const listen = await loadListen(file);
+		if (listen.tls?.cert === '') {
+			throw new ListenerUnreachable(
+				`${file}: listen.tls names a certificate that Puppet's settings do not tell (\`puppet-webhook check\` says why); ${otherwise}`,
+			);
+		}
 		const place = placeIn(listen);
 		if (place !== undefined) return place;
 		throw new ListenerUnreachable(

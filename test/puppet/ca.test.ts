@@ -479,6 +479,11 @@ caTest('what is wrong with certificates is said with the remedy', async (t) => {
 			await faults('{ tls: { puppet: /nowhere } }'),
 			/:1:\d+: listen\.tls: cannot read \/nowhere\/puppet\.conf \(ENOENT\)/,
 		);
+		const file = path.join(temporaryDirectory(), 'routes.yaml');
+		fs.writeFileSync(file, 'listen: { tls: { puppet: /nowhere } }\nroutes: {}\n');
+		const { code, stderr } = await command(['runs', '--config', file]);
+		assert.equal(code, 1);
+		assert.match(stderr, /a certificate that Puppet's settings do not tell .*puppet-webhook check/);
 	});
 	await t.test('an agent without a certificate', async () => {
 		fs.renameSync(at('certs/listener.test.pem'), at('certs/away'));
