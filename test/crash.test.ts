@@ -212,7 +212,7 @@ test(`after ${victims.length * killsEach} kills at random points under load, eve
 	}
 });
 
-test('a shell that was about to start a program when its runner died starts none, and is gone', async () => {
+test('a shell that was about to start a program when its listener died starts none, and is gone', async () => {
 	const listener = await startListener({
 		routes: 'routes:\n  work: { command: "echo ran >> ran; sleep 0.01" }\n',
 	});
@@ -227,10 +227,9 @@ test('a shell that was about to start a program when its runner died starts none
 	for (const { pid } of shells) process.kill(pid, 'SIGSTOP');
 	const id = (await listener.post('/work')).json.runs[0].id;
 	await until('it to be told', async () => (await listener.run(id)).state === 'running');
-	const [runner] = processes('runner-starter');
-	assert.ok(runner);
-	process.kill(runner.pid, 'SIGKILL');
-	assert.equal((await listener.ended(id)).state, 'succeeded');
+	await listener.stop('SIGKILL');
+	const next = await listener.again();
+	assert.equal((await next.ended(id)).state, 'succeeded');
 	const left = processes('/bin/sh -s').filter(({ pid }) => shells.some((shell) => shell.pid === pid));
 	for (const { pid } of left) process.kill(pid, 'SIGCONT');
 	assert.deepEqual(left, []);

@@ -31,6 +31,7 @@ static int record_fd = -1;
 static char below[PATH_MAX];
 static size_t below_length;
 static int file_of[MOST];
+static ino_t inode_of[MOST];
 static char *directory_of[MOST];
 static int files;
 
@@ -76,15 +77,25 @@ static int is_below(const char *path) {
 	return record_fd >= 0 && path && strncmp(path, below, below_length) == 0 && (path[below_length] == '/' || path[below_length] == 0);
 }
 
-static int is_file(int fd) { return fd >= 0 && fd < MOST && file_of[fd] > 0; }
+/* libuv closes by a system call of its own, so a number may stand for something else by now. */
+static int is_file(int fd) {
+	struct stat stat;
+	if (fd < 0 || fd >= MOST || file_of[fd] == 0) return 0;
+	if (fstat(fd, &stat) == 0 && S_ISREG(stat.st_mode) && stat.st_ino == inode_of[fd]) return 1;
+	file_of[fd] = 0;
+	return 0;
+}
 
 static void opened(int fd, int flags, const char *path) {
 	if (fd < 0 || fd >= MOST) return;
 	struct stat stat;
-	if (fstat(fd, &stat) == 0 && S_ISDIR(stat.st_mode)) {
-		directory_of[fd] = strdup(path);
-		return;
-	}
+	file_of[fd] = 0;
+	free(directory_of[fd]);
+	directory_of[fd] = NULL;
+	if (fstat(fd, &stat) != 0) return;
+	if (S_ISDIR(stat.st_mode)) directory_of[fd] = strdup(path);
+	if (!S_ISREG(stat.st_mode)) return;
+	inode_of[fd] = stat.st_ino;
 	file_of[fd] = ++files;
 	say("open %d %c %s\n", files, flags & O_TRUNC ? 't' : flags & O_CREAT ? 'c' : '-', path);
 }
@@ -231,7 +242,7 @@ CUT(ftruncate64)
 #define FLUSH(name) \
 	int name(int fd) { \
 		REAL(int, name, int); \
-		if (record_fd < 0 || fd < 0 || fd >= MOST || (!file_of[fd] && !directory_of[fd])) return real(fd); \
+		if (record_fd < 0 || fd < 0 || fd >= MOST || (!is_file(fd) && !directory_of[fd])) return real(fd); \
 		pthread_mutex_lock(&order); \
 		int file = file_of[fd]; \
 		char path[PATH_MAX] = ""; \
