@@ -977,7 +977,9 @@ describe('docs/routes.md', { concurrency: 2 }, () => {
 		} else if (text.startsWith('# needs files')) {
 			test(`line ${line}: nothing but the files is missing to the example`, async () => {
 				const { lines } = await checked(text);
-				assert.equal(lines.filter((l) => !l.endsWith(' does not exist')).join('\n'), '');
+				// Nor do all hosts have a certificate of Puppet's.
+				const faults = lines.filter((line) => !/ does not exist$|: certname is not set/.test(line));
+				assert.equal(faults.join('\n'), '');
 			});
 		} else {
 			test(`line ${line}: the example is taken`, async () => {

@@ -299,7 +299,17 @@ describe('the commands of an operator', () => {
 	test('every command shows its help with an example', async () => {
 		const { stdout } = await command(['--help']);
 		const names = [...stdout.matchAll(/^ {2}([a-z]+) (?:\[options\]|<)/gm)].map((match) => match[1] ?? '');
-		assert.deepEqual(names, ['serve', 'check', 'routes', 'runs', 'logs', 'cancel', 'rerun', 'trigger']);
+		assert.deepEqual(names, [
+			'serve',
+			'check',
+			'explain',
+			'routes',
+			'runs',
+			'logs',
+			'cancel',
+			'rerun',
+			'trigger',
+		]);
 		const helps = await Promise.all(names.map((name) => command([name, '--help'])));
 		for (const [index, { code, stdout }] of helps.entries()) {
 			assert.equal(code, 0);

@@ -70,11 +70,18 @@ function told(issue: Issued, above: Key): Issue[] {
 	}
 }
 
-/** Of a union's branches the one that somebody had in mind: it got furthest into the value, or at least its type is right. */
+/**
+ * Of a union's branches the one that somebody had in mind: it got furthest into the value, or at least its type is right; of
+ * those that are alike the one that knows the most of the keys.
+ */
 function meant(branches: readonly Issued[][]): Issued[] | undefined {
 	const score = (issues: Issued[]) =>
 		Math.max(...issues.map((issue) => issue.path.length * 2 + (issue.code === 'invalid_type' ? 0 : 1)));
-	return [...branches].filter((issues) => issues.length > 0).sort((a, b) => score(b) - score(a))[0];
+	const unknown = (issues: Issued[]) =>
+		issues.reduce((sum, issue) => sum + (issue.code === 'unrecognized_keys' ? issue.keys.length : 0), 0);
+	return [...branches]
+		.filter((issues) => issues.length > 0)
+		.sort((a, b) => score(b) - score(a) || unknown(a) - unknown(b))[0];
 }
 
 /** What is there instead belongs into the sentence, unless the sentence tells already or could give something away. */
