@@ -47,7 +47,7 @@ class webhook::install {
   }
 
   # Debian 12 has Node.js 18, on which the listener would end with a message about modules that do not exist.
-  $found = '$(node --version 2>&1 | head -n 1)'
+  $found = "\$(${node} --version 2>&1 | head -n 1)"
   exec { 'webhook: Node.js is new enough':
     command  => "echo \"${node}: ${found}; the listener needs Node.js 22.18 or newer, see webhook::node_method\" >&2; exit 1",
     unless   => "${node} -e 'const [a, b] = process.versions.node.split(\".\"); process.exit(a * 1000 + +b < 22018 ? 1 : 0)'",

@@ -397,6 +397,22 @@ webhook::sudo { 'broken':
 		);
 	});
 
+	asRoot('a Node.js that is too old fails the Puppet run, which names its version', async () => {
+		const old = inHome('old-node');
+		// As Debian 12 has it.
+		fs.writeFileSync(old, '#!/bin/sh\n[ "$1" = --version ] && echo v18.19.0\n', { mode: 0o755 });
+		const elsewhere = inHome('elsewhere');
+		fs.mkdirSync(elsewhere);
+		const manifest = site.replaceAll(home, elsewhere).replace(`'${process.execPath}'`, `'${old}'`);
+		const ran = await puppetApply(manifest, { options: ['--modulepath', modules] });
+		assert.equal(Number(ran.code) & 4, 4, ran.stdout);
+		assert.match(
+			ran.stdout,
+			/old-node: v18\.19\.0; the listener needs Node\.js 22\.18 or newer, see webhook::node_method/,
+		);
+		assert.ok(!fs.existsSync(path.join(elsewhere, 'puppet-webhook')), 'no command that would not work');
+	});
+
 	asRoot(
 		'webhook::r10k deploys the environment that was asked for, and nothing that is no environment',
 		async () => {
