@@ -816,7 +816,10 @@ for (const [engine, open] of Object.entries(engines)) {
 		store = open(dir, () => time);
 		const endedBefore = 1_000_000 + 8000;
 		assert.deepEqual((await store.prune('deploy', { runs: 100, endedBefore }, 9)).ids, ended.slice(4, 7));
-		assert.deepEqual((await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9)).ids, ended.slice(7));
+		assert.deepEqual(
+			(await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9)).ids,
+			ended.slice(7),
+		);
 		assert.deepEqual((await store.prune('deploy', { runs: 1, endedBefore: time + 1 }, 9)).ids, []);
 		assert.deepEqual(await left(), [running.id, queued.id], 'what has not ended stays');
 		assert.deepEqual(await store.routesAfter('', 9), []);

@@ -564,8 +564,7 @@ export class SqliteStore implements Store {
 		const row = this.#sql.endedRuns.get(route) as unknown as { runs: number } | undefined;
 		const over = (row?.runs ?? 0) + (this.#endings.get(route) ?? 0) - runs;
 		const oldest = endedCodes.flatMap(
-			(state) =>
-				this.#sql.oldestOfRoute[state]!.all(route, limit) as unknown as Surplus[],
+			(state) => this.#sql.oldestOfRoute[state]!.all(route, limit) as unknown as Surplus[],
 		);
 		oldest.sort((a, b) => a.seq - b.seq);
 		return oldest.filter((run, i) => i < over || run.ended_at < endedBefore).slice(0, limit);
