@@ -28,7 +28,7 @@ import {
 import { type Fields, parseQuery } from './forms.ts';
 import { clientOf } from './listening.ts';
 import { Rates } from './rates.ts';
-import { asText, bytesOf, plainTextType, sendEvents, sendStream, textForm } from './streams.ts';
+import { asTextBytes, bytesOf, plainTextType, sendEvents, sendStream, textForm } from './streams.ts';
 import { endOfWaiting } from './waiting.ts';
 
 /** Runs or triggers on a page unless `limit` says otherwise; 200 is the most, so that a page stays below a megabyte or so. */
@@ -116,7 +116,7 @@ export function serveEndpoints(
 		const parts = follow ? outputs.follow(run.id, from, signal) : outputs.read(run.id, from);
 		if (form === 'events') return sendEvents(ctx, parts, () => runNamed(run.id), text);
 		if (form === 'bytes') return sendStream(ctx, 'application/octet-stream', bytesOf(parts));
-		return sendStream(ctx, plainTextType, asText(parts, text));
+		return sendStream(ctx, plainTextType, asTextBytes(parts, text));
 	});
 
 	router.get('/-/triggers', async (ctx) => {

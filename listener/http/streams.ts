@@ -3,6 +3,7 @@
  * than he takes; a run never waits for its followers.
  */
 
+import { isUtf8 } from 'node:buffer';
 import type { ServerResponse } from 'node:http';
 import { StringDecoder } from 'node:string_decoder';
 import type { Context } from 'koa';
@@ -116,6 +117,27 @@ export async function* asText(parts: Parts, form: TextForm = {}): AsyncGenerator
 	yield shown(decoder.end());
 }
 
+/**
+ * The same as bytes, for thousands who follow: what is UTF-8 already goes out as it is, so that they all send the same bytes and
+ * not a copy each.
+ */
+export async function* asTextBytes(parts: Parts, form: TextForm = {}): AsyncGenerator<Buffer | string> {
+	if (form.bare) return yield* asText(parts, form);
+	let rest: Buffer = Buffer.alloc(0);
+	for await (const { bytes, cut } of parts) {
+		if (cut) {
+			yield `${rest}\n${cutLine(cut)}\n`;
+			rest = Buffer.alloc(0);
+		}
+		const all = rest.length === 0 ? bytes : Buffer.concat([rest, bytes]);
+		const whole = wholeCharacters(all, all.length);
+		rest = all.subarray(whole);
+		const text = all.subarray(0, whole);
+		yield isUtf8(text) ? text : text.toString();
+	}
+	yield rest.toString();
+}
+
 function cutLine({ from, to }: { readonly from: number; readonly to: number }): string {
 	return `[… ${to - from} bytes were not kept …]`;
 }
@@ -158,41 +180,65 @@ function endLine(run: Run): string {
  * Output as events: `output`, a line each, whose id is the offset behind it; at the end `run`, the run as JSON. A browser that
  * lost its connection sends the last id back and misses nothing.
  */
-async function* asEvents(parts: Parts, end: () => Promise<Run>, form: TextForm): AsyncGenerator<string> {
+async function* asEvents(
+	parts: Parts,
+	end: () => Promise<Run>,
+	form: TextForm,
+): AsyncGenerator<Buffer | string> {
 	const shown = filter(form);
-	let rest: Buffer = Buffer.alloc(0);
-	let offset = 0;
+	let told: Told = { events: Buffer.alloc(0), offset: 0, rest: Buffer.alloc(0) };
 	for await (const part of parts) {
-		let events = '';
-		// A cut, or a run that was started again and prints from the beginning: what came last goes no further.
-		if (part.from !== offset + rest.length && rest.length > 0) {
-			events += event('output', offset + rest.length, shown(rest.toString()));
-			rest = Buffer.alloc(0);
-		}
-		if (rest.length === 0) offset = part.from;
-		if (part.cut) events += event('output', offset, cutLine(part.cut));
-		let bytes = rest.length === 0 ? part.bytes : Buffer.concat([rest, part.bytes]);
-		for (;;) {
-			const newline = bytes.indexOf(10);
-			const length = newline >= 0 ? newline + 1 : bytes.length > longestLine ? wholeCharacters(bytes) : 0;
-			if (length === 0) break;
-			offset += length;
-			events += event('output', offset, shown(bytes.toString('utf8', 0, length)).replace(/\n$/, ''));
-			bytes = bytes.subarray(length);
-		}
-		rest = bytes;
-		yield events;
+		// Others who follow are at the same place mostly, and what was made for them will do. A filter knows what it saw before.
+		const name = `events ${told.offset} ${told.rest.length}`;
+		const made = form.bare ? undefined : (part.made?.get(name) as Told | undefined);
+		told = made ?? tellEvents(part, told, shown);
+		if (!form.bare) part.made?.set(name, told);
+		yield told.events;
 	}
-	offset += rest.length;
+	const { rest } = told;
+	const offset = told.offset + rest.length;
 	if (rest.length > 0) yield event('output', offset, shown(rest.toString()));
 	yield event('run', offset, JSON.stringify(runJson(await end())));
 }
 
-/** How much of the beginning of a long line ends with a character. */
-function wholeCharacters(bytes: Buffer): number {
-	let length = longestLine;
-	while (length > longestLine - 4 && ((bytes[length] ?? 0) & 0xc0) === 0x80) length--;
-	return length;
+/** Events of a part, and what is left of it: `rest` is a line that has begun, and begins at `offset`. */
+interface Told {
+	readonly events: Buffer;
+	readonly offset: number;
+	readonly rest: Buffer;
+}
+
+function tellEvents(part: OutputPart, { offset, rest }: Told, shown: (text: string) => string): Told {
+	let events = '';
+	// A cut, or a run that was started again and prints from the beginning: what came last goes no further.
+	if (part.from !== offset + rest.length && rest.length > 0) {
+		events += event('output', offset + rest.length, shown(rest.toString()));
+		rest = Buffer.alloc(0);
+	}
+	if (rest.length === 0) offset = part.from;
+	if (part.cut) events += event('output', offset, cutLine(part.cut));
+	let bytes = rest.length === 0 ? part.bytes : Buffer.concat([rest, part.bytes]);
+	for (;;) {
+		const newline = bytes.indexOf(10);
+		const length =
+			newline >= 0 ? newline + 1 : bytes.length > longestLine ? wholeCharacters(bytes, longestLine) : 0;
+		if (length === 0) break;
+		offset += length;
+		events += event('output', offset, shown(bytes.toString('utf8', 0, length)).replace(/\n$/, ''));
+		bytes = bytes.subarray(length);
+	}
+	return { events: Buffer.from(events), offset, rest: bytes };
+}
+
+/** How many of the first `most` bytes do not tear a character that goes on behind them, or may go on. */
+function wholeCharacters(bytes: Buffer, most: number): number {
+	for (let back = 1; back <= Math.min(3, most); back++) {
+		const byte = bytes[most - back]!;
+		if ((byte & 0xc0) === 0x80) continue;
+		const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+		return length > back ? most - back : most;
+	}
+	return most;
 }
 
 /** A carriage return ends a line in an event stream too: progress bars become several lines of one event. */

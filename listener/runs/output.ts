@@ -25,6 +25,8 @@ const shortTime = 100;
 const tellEvery = 50;
 /** Bytes read from a file at once. */
 const readSize = 64 * 1024;
+/** Bytes of the newest output that those who follow a run share: enough for all who read at all to find what is next. */
+const mostShared = 1024 * 1024;
 
 /** Where things are in a file that keeps `most` bytes: how much of the beginning and of the end, and the number behind the ring. */
 function layout(most: number): { head: number; tail: number; mark: number } {
@@ -183,6 +185,8 @@ export interface OutputPart {
 	readonly bytes: Buffer;
 	/** The offsets before it that were not kept, from the first to behind the last. */
 	readonly cut?: { readonly from: number; readonly to: number };
+	/** Of a piece that others get too: what one of them has made of it, for the others to find. By a name of who makes it. */
+	readonly made?: Map<string, unknown>;
 }
 
 interface Growing {
@@ -199,6 +203,8 @@ export class Outputs {
 	/** Runs under way. */
 	readonly #growing = new Map<string, Growing>();
 	readonly #waiting = new Map<string, Set<() => void>>();
+	/** Of runs that are followed. */
+	readonly #tails = new Map<string, Tail>();
 
 	/**
 	 * @param state the state directory
@@ -277,8 +283,60 @@ export class Outputs {
 	}
 
 	/** What is there and what is to come, from an offset on, until the run has ended or `signal` aborts, with secrets hidden. When the run is started again, its output begins again at 0. */
-	follow(id: string, from: number, signal: AbortSignal): AsyncGenerator<OutputPart, void, undefined> {
-		return this.#masked(id, from, (start) => this.#follow(id, start, signal));
+	async *follow(id: string, from: number, signal: AbortSignal): AsyncGenerator<OutputPart, void, undefined> {
+		const run = await this.#store.get(id);
+		if (run === undefined || hasEnded(run.state)) return yield* this.read(id, from);
+		const tail = this.#tail(id);
+		tail.followers++;
+		try {
+			let { round } = tail;
+			while (!signal.aborted) {
+				if (round !== tail.round) {
+					// The run was started again.
+					from = 0;
+					round = tail.round;
+				}
+				const part = tail.at(from);
+				if (part !== undefined) {
+					from = end(part);
+					yield part;
+					continue;
+				}
+				// Looked at before reading: when it becomes true meanwhile, there may be more to read.
+				const { over } = tail;
+				const before = from;
+				// What lies before the tail everybody reads by himself.
+				if (from < tail.from) {
+					for await (const earlier of this.read(id, from)) {
+						from = end(earlier);
+						yield earlier;
+						if (round !== tail.round || from >= tail.from || signal.aborted) break;
+					}
+				}
+				if (from > before || round !== tail.round) continue;
+				if (over) return;
+				await tail.more(signal);
+			}
+		} finally {
+			tail.followers--;
+			if (tail.followers === 0) this.#letGo(id, tail);
+		}
+	}
+
+	/** The tail of a run that has not ended, from its present end on. */
+	#tail(id: string): Tail {
+		let tail = this.#tails.get(id);
+		if (tail === undefined || tail.over) {
+			const from = this.#growing.get(id)?.size ?? 0;
+			tail = new Tail(from, (signal) => this.#masked(id, from, (start) => this.#follow(id, start, signal)));
+			this.#tails.set(id, tail);
+		}
+		return tail;
+	}
+
+	#letGo(id: string, tail: Tail): void {
+		tail.close();
+		if (this.#tails.get(id) === tail) this.#tails.delete(id);
 	}
 
 	/** Bytes of output with secrets hidden. */
@@ -421,6 +479,105 @@ export class Outputs {
 
 function end(part: OutputPart): number {
 	return part.from + part.bytes.length;
+}
+
+/**
+ * The newest output of a run that is followed. It is read, and what is secret hidden, once for all who follow, as they ask for
+ * more; whoever is further behind than it reaches back reads for himself.
+ */
+class Tail {
+	/** How many follow by it. */
+	followers = 0;
+	/** How often the run was started again since. */
+	round = 0;
+	/** True when nothing more comes. */
+	over = false;
+	readonly #stop = new AbortController();
+	readonly #source: AsyncGenerator<OutputPart, void, undefined>;
+	/** Without gaps, but for those that are said as cuts. */
+	readonly #parts: OutputPart[] = [];
+	#size = 0;
+	#from: number;
+	#end: number;
+	#reading = false;
+	#error: unknown;
+	readonly #waiting = new Set<() => void>();
+
+	/** @param source output from `from` on, until its signal aborts */
+	constructor(from: number, source: (signal: AbortSignal) => AsyncGenerator<OutputPart, void, undefined>) {
+		this.#from = from;
+		this.#end = from;
+		this.#source = source(this.#stop.signal);
+	}
+
+	/** How far it reaches back. */
+	get from(): number {
+		return this.#from;
+	}
+
+	/** What is there from an offset on; undefined when that is too far back, or to come. The very same for all, unless they begin within it. */
+	at(offset: number): OutputPart | undefined {
+		if (offset < this.#from || offset >= this.#end) return undefined;
+		const part = this.#parts.find((one) => end(one) > offset)!;
+		const { from, bytes, cut } = part;
+		if (offset > from) return { from: offset, bytes: bytes.subarray(offset - from) };
+		if (cut === undefined || cut.from === offset) return part;
+		// Who begins behind some of what was not kept misses less of it.
+		return offset === from ? { from, bytes } : { from, bytes, cut: { from: offset, to: cut.to } };
+	}
+
+	/** Resolves when there is more, or nothing more comes, or `signal` aborts. @throws what reading throws */
+	more(signal: AbortSignal): Promise<void> {
+		if (!this.#reading) void this.#read();
+		return new Promise((resolve, reject) => {
+			const done = () => {
+				signal.removeEventListener('abort', done);
+				this.#waiting.delete(done);
+				if (this.#error === undefined) resolve();
+				else reject(this.#error);
+			};
+			this.#waiting.add(done);
+			signal.addEventListener('abort', done);
+		});
+	}
+
+	/** Stops reading. */
+	close(): void {
+		this.over = true;
+		this.#stop.abort();
+		// What it has opened it closes; its errors are nobody's any more.
+		this.#source.return().catch(() => {});
+	}
+
+	async #read(): Promise<void> {
+		this.#reading = true;
+		try {
+			const { done, value } = await this.#source.next();
+			if (done) this.over = true;
+			else this.#take(value);
+		} catch (error) {
+			this.#error = error;
+			this.over = true;
+		}
+		this.#reading = false;
+		for (const wake of [...this.#waiting]) wake();
+	}
+
+	#take(part: OutputPart): void {
+		if (part.from < this.#end) {
+			this.round++;
+			this.#parts.length = 0;
+			this.#size = 0;
+			this.#from = part.from;
+		}
+		this.#parts.push({ ...part, made: new Map() });
+		this.#size += part.bytes.length;
+		this.#end = end(part);
+		while (this.#size > mostShared && this.#parts.length > 1) {
+			this.#size -= this.#parts.shift()!.bytes.length;
+			this.#from = this.#parts[0]!.from;
+		}
+	}
 }
 
 /** Reads one file of output, also while it is written. */
