@@ -14,14 +14,23 @@ import type { LoadResult } from './load.ts';
 import { describeMachine, type Machine, processorTimes } from './machine.ts';
 import type { Bench, LimitResult, Measure, SideName, Turn, Values } from './measure.ts';
 import { accepts, acceptsAlone } from './measures/accepts.ts';
+import { busy } from './measures/busy.ts';
+import { flood } from './measures/flood.ts';
 import { memory, start } from './measures/footprint.ts';
 import { limit } from './measures/limit.ts';
+import { scale } from './measures/scale.ts';
 import { overhead, waitedList, waitedString } from './measures/waited.ts';
+import { ways } from './measures/ways.ts';
 import { Processes } from './processes.ts';
 import { NOISY, type Row, rowsOf, table } from './report.ts';
 import { type ListenerSide, ours, webhook } from './sides.ts';
 
-const MEASURES: Measure[] = [limit, accepts, acceptsAlone, waitedString, waitedList, overhead, memory, start];
+const MEASURES: Measure[] = [
+	...[limit, accepts, acceptsAlone, waitedString, waitedList, overhead, busy, flood, scale, memory, start],
+	ways,
+];
+/** What answers a question of design and not how fast the listener is: only when asked for by name. */
+const ASKED_FOR: Measure[] = [ways];
 const LISTENERS: ListenerSide[] = [webhook, ours];
 const HERE = import.meta.dirname;
 
@@ -61,7 +70,8 @@ async function measureAll(
 		await attempt(side, async () => {
 			const listener = LISTENERS.find(({ name }) => name === side);
 			const turn = listener ? measure.listener?.(bench, listener) : measure.limit?.(bench);
-			if (turn) turns.set(side, await turn);
+			const made = await turn;
+			if (made) turns.set(side, made);
 		});
 	}
 	const count = bench.quick ? measure.rounds.quick : measure.rounds.full;
@@ -229,7 +239,7 @@ function percent(part: number): string {
 }
 
 function selected(names: string | undefined): Measure[] {
-	if (names === undefined) return MEASURES;
+	if (names === undefined) return MEASURES.filter((measure) => !ASKED_FOR.includes(measure));
 	return names.split(',').map((name) => {
 		const measure = MEASURES.find((one) => one.name === name.trim());
 		if (!measure)

@@ -26,8 +26,8 @@ export type LoadPlan = {
 	method?: string;
 	/** Sent as application/json. Default none. */
 	body?: string;
-	/** Requests that are sent first and not measured, for half a second at the most. Default 0. */
-	warmup?: number;
+	/** Seconds for which requests are sent first that are not measured. Default 0. */
+	warm?: number;
 	/** The most requests to measure. Default: as many as the time allows. */
 	count?: number;
 	/** The longest time to measure, in seconds; what is then in flight is still waited for. Default 30. */
@@ -35,10 +35,8 @@ export type LoadPlan = {
 };
 
 export type LoadResult = {
-	/** Requests answered as expected, without those of the warm-up. */
+	/** Requests answered as expected. Those of the warm-up count nowhere. */
 	succeeded: number;
-	/** The same, with those of the warm-up. */
-	succeededInAll: number;
 	/** When the first request was sent, of the warm-up if there is one: milliseconds of the Unix epoch. */
 	began: number;
 	/** From the first measured request to the last answer, in seconds. */
@@ -54,7 +52,6 @@ export type LoadResult = {
 	cpu: number;
 };
 
-const WARM_SECONDS = 0.5;
 const UNANSWERED_AFTER_MS = 15_000;
 const MOST_FAILURES = 100;
 const EXAMPLE_BYTES = 300;
@@ -230,7 +227,7 @@ async function load(plan: LoadPlan): Promise<LoadResult> {
 
 	const seconds = plan.seconds ?? 30;
 	const began = performance.timeOrigin + performance.now();
-	await phase(plan.warmup ?? 0, WARM_SECONDS);
+	if (plan.warm) await phase(Number.POSITIVE_INFINITY, plan.warm);
 	const warm = succeeded;
 	latencies.reset();
 	const before = process.cpuUsage();
@@ -239,7 +236,6 @@ async function load(plan: LoadPlan): Promise<LoadResult> {
 
 	return {
 		succeeded: succeeded - warm,
-		succeededInAll: succeeded,
 		began,
 		seconds: took,
 		perSecond: took > 0 ? (succeeded - warm) / took : 0,

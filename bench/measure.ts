@@ -32,9 +32,15 @@ export type Measure = {
 	rounds: { full: number; quick: number };
 	/** Gets ready to measure the bare machine. Absent: there is no such limit. */
 	limit?: (bench: Bench) => Promise<Turn>;
-	/** Gets ready to measure one listener. What it starts is ended after the last round. */
-	listener?: (bench: Bench, side: ListenerSide) => Promise<Turn>;
+	/** Gets ready to measure one listener, unless it has no such thing. What it starts is ended after the last round. */
+	listener?: (bench: Bench, side: ListenerSide) => Promise<Turn | undefined>;
 };
+
+/**
+ * Seconds of load before the first round: Node compiles what is used much in steps, the last of them after some thousand
+ * requests. Both sides get it, though a Go program is as fast from the first request on.
+ */
+export const WARM = { full: 2, quick: 0.3 };
 
 /** What a run of limit.c reports. Times in milliseconds. */
 export type LimitResult = { runs: number; seconds: number; perSecond: number; p50: number; p99: number };

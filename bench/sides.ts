@@ -21,6 +21,8 @@ export type BenchRoute = {
 	wait: 'no' | 'route' | 'caller';
 	/** How many of its runs may run at one time. webhook has no such limit and runs all it gets. */
 	limit: number;
+	/** Bytes of output that ours keeps of a run. Default: its own. */
+	maxOutput?: number;
 };
 
 export type Listener = {
@@ -40,17 +42,21 @@ export type ListenerSide = {
 	name: 'webhook' | 'ours';
 	/** Why it cannot be measured here; undefined when it can. */
 	missing: string | undefined;
+	/** A path that answers 200 as soon as deliveries are taken. */
+	healthy: string;
 	/** The version it reports. */
 	version(processes: Processes): Promise<string>;
 	/** Starts it in an empty directory below `dir` and returns at once, before it listens. */
 	launch(bench: { processes: Processes; dir: string }, routes: BenchRoute[]): Promise<Listener>;
 	/** The same, and returns when it takes deliveries. */
 	start(bench: { processes: Processes; dir: string }, routes: BenchRoute[]): Promise<Listener>;
+	/** Starts ours on a state directory that is there already, in a directory of its own; returns as `launch` does. */
+	resume(bench: { processes: Processes }, dir: string, routes: BenchRoute[]): Promise<Listener>;
 };
 
 const READY_WITHIN_MS = 10_000;
 const WEBHOOK = '/usr/bin/webhook';
-const OURS = join(import.meta.dirname, '..', 'listener', 'main.ts');
+const OURS = join(import.meta.dirname, '..', 'dist', 'main.cjs');
 
 /** Debian's `webhook`. Its responses say 202 where ours do, so that one load plan fits both. */
 export const webhook: ListenerSide = side({
@@ -87,9 +93,13 @@ export const ours: ListenerSide = side({
 		const config = {
 			listen: { address: '127.0.0.1', port },
 			routes: Object.fromEntries(
-				routes.map(({ name, command, wait, limit }) => [
+				routes.map(({ name, command, wait, limit, maxOutput }) => [
 					name,
-					{ method: 'post', command, concurrency: { limit }, ...(wait === 'route' ? { wait: true } : {}) },
+					{
+						...{ method: 'post', command, concurrency: { limit } },
+						...(wait === 'route' ? { wait: true } : {}),
+						...(maxOutput === undefined ? {} : { max_output: maxOutput }),
+					},
 				]),
 			),
 		};
@@ -109,12 +119,13 @@ function side(kind: {
 	/** Writes the configuration and returns the command line. */
 	program(dir: string, port: number, routes: BenchRoute[]): Promise<string[]>;
 }): ListenerSide {
-	async function launch(
-		{ processes, dir }: { processes: Processes; dir: string },
+	async function launchIn(
+		processes: Processes,
+		dir: string,
 		routes: BenchRoute[],
 	): Promise<Listener & { ready(): Promise<string> }> {
 		const port = await freePort();
-		const [command, ...args] = await kind.program(await mkdtemp(join(dir, `${kind.name}-`)), port, routes);
+		const [command, ...args] = await kind.program(dir, port, routes);
 		const startedAt = performance.now();
 		const program = await processes.start(command!, args);
 		const until = (method: string, path: string, expect: number) =>
@@ -135,9 +146,13 @@ function side(kind: {
 			kill: program.kill,
 		};
 	}
+	const launch = async (bench: { processes: Processes; dir: string }, routes: BenchRoute[]) =>
+		launchIn(bench.processes, await mkdtemp(join(bench.dir, `${kind.name}-`)), routes);
 	return {
 		name: kind.name,
 		missing: kind.missing,
+		healthy: kind.healthy,
+		resume: ({ processes }, dir, routes) => launchIn(processes, dir, routes),
 		version: async (processes) => (await kind.version(processes)).trim().replace(/^.*version /, ''),
 		launch,
 		async start(bench, routes) {

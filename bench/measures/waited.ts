@@ -1,6 +1,6 @@
 /** How many callers a second get the outcome of their command, eight at a time; and what that adds to the command. */
 import type { Bench, Measure } from '../measure.ts';
-import { underShell } from '../measure.ts';
+import { underShell, WARM } from '../measure.ts';
 import type { BenchRoute, Listener, ListenerSide } from '../sides.ts';
 
 const CONNECTIONS = 8;
@@ -27,18 +27,19 @@ function waited(name: string, command: string | string[], goal: number): Measure
 			{ name: 'p99', unit: 'ms', better: 'less', decimals: 2 },
 		],
 		limit: async (bench) => async () => {
-			const { perSecond, p50, p99 } = await bench.limit(bench.quick ? 0.3 : 0.6, CONNECTIONS, argv);
+			const { perSecond, p50, p99 } = await bench.limit(bench.quick ? 0.3 : 0.8, CONNECTIONS, argv);
 			return { run: perSecond, p50, p99 };
 		},
 		listener: async (bench, side) => {
 			const route: BenchRoute = { name: 'waited', command, wait: 'route', limit: CONNECTIONS };
 			const listener = await startProven(bench, side, route);
+			const call = { ...listener.call(route), connections: CONNECTIONS };
+			await bench.load({ ...call, seconds: bench.quick ? WARM.quick : WARM.full });
 			return async () => {
 				const { perSecond, p50, p99 } = await bench.load({
-					...listener.call(route),
-					connections: CONNECTIONS,
-					warmup: 100,
-					seconds: bench.quick ? 0.4 : 0.8,
+					...call,
+					warm: bench.quick ? 0.1 : 0.3,
+					seconds: bench.quick ? 0.4 : 2,
 				});
 				return { run: perSecond, p50, p99 };
 			};
@@ -59,17 +60,19 @@ export const overhead: Measure = {
 		{ name: 'p50 above the limit', unit: 'ms', better: 'less', decimals: 2, goal: { value: 2 } },
 	],
 	limit: async (bench) => async () => {
-		const { p50, p99 } = await bench.limit(bench.quick ? 0.2 : 0.4, 1, underShell('true'));
+		const { p50, p99 } = await bench.limit(bench.quick ? 0.2 : 0.6, 1, underShell('true'));
 		return { p50, p99 };
 	},
 	listener: async (bench, side) => {
 		const route: BenchRoute = { name: 'asked', command: 'true', wait: 'caller', limit: CONNECTIONS };
 		const listener = await startProven(bench, side, route);
+		const call = listener.call(route);
+		await bench.load({ ...call, seconds: bench.quick ? WARM.quick : WARM.full });
 		return async (round) => {
 			const { p50, p99 } = await bench.load({
-				...listener.call(route),
-				warmup: 50,
-				seconds: bench.quick ? 0.3 : 0.6,
+				...call,
+				warm: bench.quick ? 0.1 : 0.3,
+				seconds: bench.quick ? 0.3 : 1.5,
 			});
 			const bare = round.limit?.p50;
 			return { p50, p99, ...(bare === undefined ? {} : { 'p50 above the limit': p50 - bare }) };
