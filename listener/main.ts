@@ -116,6 +116,7 @@ async function serve(options: ServeOptions): Promise<number> {
 		state: options.state,
 		outputs: outputs.directory,
 		log,
+		mask,
 		count: async (trigger) => (await triggers.count(trigger)).count,
 		secret: (route, place) => config.current.routes.named(route)?.secret(place),
 	});
@@ -280,4 +281,4 @@ async function main(): Promise<void> {
 	}
 }
 
-await main();
+void main();

@@ -70,7 +70,7 @@ class webhook::install {
         checksum => $webhook::source_checksum,
         before   => File[$webhook::command],
       }
-      $main = "${directory}/puppet-webhook/dist/main.js"
+      $main = "${directory}/puppet-webhook/dist/main.cjs"
     }
     'npm': {
       $package = $webhook::source ? {
@@ -87,7 +87,7 @@ class webhook::install {
         require  => [File[$directory], Exec['webhook: Node.js is new enough']],
         before   => File[$webhook::command],
       }
-      $main = "${prefix}/lib/node_modules/puppet-webhook/dist/main.js"
+      $main = "${prefix}/lib/node_modules/puppet-webhook/dist/main.cjs"
     }
     default: {
       $main = undef

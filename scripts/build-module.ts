@@ -41,21 +41,14 @@ fs.rmSync(stage, { recursive: true });
 console.log(path.join(out, `${release}.tar.gz`));
 
 /**
- * files/puppet-webhook.tar.gz: the npm package with the packages it needs, at the versions of package-lock.json and with their
- * licences. One archive, because Puppet transfers some 2000 files one by one.
+ * files/puppet-webhook.tar.gz: the npm package. The packages it needs are in dist/ already, with their licences.
  */
 function bundleListener(): void {
 	const home = path.join(stage, 'puppet-webhook');
 	run(process.execPath, [path.join(root, 'scripts/build.ts'), path.join(home, 'dist')]);
-	const { scripts, devDependencies, ...manifest } = readJson(path.join(root, 'package.json'));
+	const { scripts, dependencies, devDependencies, ...manifest } = readJson(path.join(root, 'package.json'));
 	fs.writeFileSync(path.join(home, 'package.json'), `${JSON.stringify(manifest, null, '\t')}\n`);
 	fs.copyFileSync(path.join(root, 'LICENSE'), path.join(home, 'LICENSE'));
-	const { packages } = readJson(path.join(root, 'package-lock.json'));
-	for (const [place, { dev, optional }] of Object.entries<{ dev?: true; optional?: true }>(packages)) {
-		if (place === '' || dev || (optional && !fs.existsSync(path.join(root, place)))) continue;
-		// Types and source maps are half of it, and nobody reads them there.
-		copy(path.join(root, place), path.join(home, place), (file) => !/\.(ts|mts|cts|map)$/.test(file));
-	}
 	pack(stage, 'puppet-webhook', path.join(stage, 'files/puppet-webhook.tar.gz'));
 	fs.rmSync(home, { recursive: true });
 }

@@ -77,7 +77,9 @@ function packagesInstalled() {
 		var wanted = lock.packages[place];
 		var found = record.packages[place];
 		/* Optional packages are those of other platforms: npm leaves them out. */
-		if (place === '' || wanted.optional || wanted.devOptional || (wanted.dev && runningOnly)) return true;
+		if (place === '' || wanted.optional || wanted.devOptional) return true;
+		/* `npm start` builds what it runs. */
+		if (wanted.dev && runningOnly && place !== 'node_modules/esbuild') return true;
 		return Boolean(found) && found.version === wanted.version;
 	});
 }

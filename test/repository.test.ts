@@ -425,7 +425,7 @@ describe('the documents', () => {
 
 describe('the built package', () => {
 	const home = fs.mkdtempSync(path.join(os.tmpdir(), 'puppet-webhook-built-'));
-	const program = path.join(home, 'dist/main.js');
+	const program = path.join(home, 'dist/main.cjs');
 	// The program's first line asks for the first `node` on PATH.
 	const env = { ...process.env, PATH: `${path.dirname(process.execPath)}:${process.env.PATH}` };
 	before(() => {
@@ -436,7 +436,7 @@ describe('the built package', () => {
 	after(() => fs.rmSync(home, { recursive: true, force: true }));
 
 	test('has the command as a program that shows its help', () => {
-		assert.equal(manifest.bin['puppet-webhook'], 'dist/main.js');
+		assert.equal(manifest.bin['puppet-webhook'], 'dist/main.cjs');
 		assert.match(execFileSync(program, ['--help'], { encoding: 'utf8', env }), /^Usage: puppet-webhook /);
 	});
 

@@ -8,7 +8,7 @@ RSpec.describe 'webhook' do
       is_expected.to contain_file('/opt/puppet-webhook/puppet-webhook.tar.gz')
         .with('source' => 'puppet:///modules/webhook/puppet-webhook.tar.gz')
       is_expected.to contain_file('/usr/local/bin/puppet-webhook')
-        .with('mode' => '0755', 'content' => %r{^exec /usr/bin/node /opt/puppet-webhook/puppet-webhook/dist/main\.js "\$@"$})
+        .with('mode' => '0755', 'content' => %r{^exec /usr/bin/node /opt/puppet-webhook/puppet-webhook/dist/main\.cjs "\$@"$})
       expect(catalogue.resources.select { |resource| resource['provider'].to_s == 'gem' }).to be_empty
     end
 
