@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { longestDelay } from '../runs/run.ts';
 import { secretSchema } from '../secret.ts';
 import type { StepSpec } from '../steps/compile.ts';
+import type { HieradataSpec } from '../steps/hieradata.ts';
 import type { HttpSpec } from '../steps/http.ts';
 import { type RequestMethod, requestMethods, type StatusRange } from '../steps/request.ts';
 import { duration, oneOrMore, scalarText, someText } from './values.ts';
@@ -143,11 +144,62 @@ const http: z.ZodType<HttpSpec> = z
 	})
 	.meta({ description: 'A request to another server.' });
 
+const hieradata: z.ZodType<HieradataSpec> = z
+	.strictObject({
+		repo: someText.meta({
+			description:
+				"The git work tree; relative to the file's own directory. May hold {{name}}, as every text here may.",
+		}),
+		file: someText.meta({ description: 'The YAML file, from the top of the work tree on.' }),
+		set: z
+			.record(z.string(), scalarText)
+			.refine((values) => Object.keys(values).length > 0, { error: 'must have at least one key' })
+			.meta({
+				description:
+					'Values by their keys: a key of the top level as the file has it, or keys with dots between them. One that is made of a parameter that is absent is left alone.',
+				minProperties: 1,
+			}),
+		each: someText.optional().meta({
+			description:
+				'A parameter that holds several values with commas between them; the change is made for each of them.',
+		}),
+		create: z.boolean().optional().meta({
+			description: 'Make a key, or the file, that is not there. Default: false, that is a failure.',
+		}),
+		message: someText.optional().meta({
+			description: 'The message of the commit. Default: what was set. The id of the run follows it.',
+		}),
+		author: someText.optional().meta({
+			description: 'Who commits, such as Jenkins <jenkins@example.com>. Default: puppet-webhook.',
+		}),
+		push: z.boolean().optional().meta({ description: 'Push the commit. Default: false.' }),
+		remote: z
+			.string()
+			.regex(/^[A-Za-z0-9_][\w.-]*$/, { error: 'must be the name of a remote, such as origin' })
+			.optional()
+			.meta({ description: 'The remote that is pushed to. Default: origin.' }),
+		branch: someText.optional().meta({
+			description: 'The branch there. Default: the one with the name of the branch that is checked out.',
+		}),
+		attempts: z.int().min(1).max(100).optional().meta({
+			description: 'How many times a push is tried when others push at the same time. Default: 10.',
+		}),
+		timeout: duration(
+			'How long it may take, waiting for other changes of the same work tree included. Default: 5m.',
+		).optional(),
+		unchanged: z.enum(['continue', 'stop']).optional().meta({
+			description:
+				'When every value is there already: continue with the next step, or stop, and the run has succeeded. Default: continue.',
+		}),
+	})
+	.meta({ description: 'Values that are set in a YAML file of a git work tree, committed and pushed.' });
+
 export const stepSchema: z.ZodType<StepSpec> = z
 	.strictObject({
 		command: commandSchema.optional(),
 		...commandKeys,
 		timeout: duration('How long the command may take. Default: as long as the run.').optional(),
+		hieradata: hieradata.optional(),
 		http: http.optional(),
 		trigger: someText.optional().meta({
 			description: 'The name of a trigger that is counted up. May hold {{name}}.',
@@ -156,8 +208,8 @@ export const stepSchema: z.ZodType<StepSpec> = z
 	.meta({
 		// So that the JSON Schema holds it once.
 		id: 'step',
-		description: 'One thing that a run does: exactly one of command, http, trigger.',
-		oneOf: [{ required: ['command'] }, { required: ['http'] }, { required: ['trigger'] }],
+		description: 'One thing that a run does: exactly one of command, hieradata, http, trigger.',
+		oneOf: ['command', 'hieradata', 'http', 'trigger'].map((kind) => ({ required: [kind] })),
 	});
 
 export const stepsSchema = z.array(stepSchema).min(1).meta({

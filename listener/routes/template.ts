@@ -72,11 +72,14 @@ export class Template {
 	}
 
 	/** The same, with the places of the run's own values kept. @param encode what becomes of each parameter's value */
-	plan(parameters: Parameters, encode: (value: string) => string = (value) => value): PlannedText {
+	plan(
+		parameters: Parameters,
+		encode: (value: string, name: string) => string = (value) => value,
+	): PlannedText {
 		const parts: (string | { variable: string })[] = [];
 		let text = this.#literals[0] ?? '';
 		for (const [index, { name, variable }] of this.#slots.entries()) {
-			if (variable === undefined) text += encode(parameters.values[name] ?? '');
+			if (variable === undefined) text += encode(parameters.values[name] ?? '', name);
 			else {
 				parts.push(text, { variable });
 				text = '';

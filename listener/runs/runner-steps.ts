@@ -22,6 +22,7 @@ type AnyKind = StepKind<any>;
 /** How to get each kind. What only some runs need is loaded with the first of them. */
 const kinds: Readonly<Record<string, () => Promise<AnyKind>>> = {
 	command: async () => command,
+	hieradata: async () => (await import('../steps/hieradata.ts')).hieradataKind(),
 	http: async () => (await import('../steps/http.ts')).httpKind(),
 	trigger: async () => (await import('../steps/trigger.ts')).trigger,
 };
@@ -120,6 +121,7 @@ export class Performer {
 				result = { ...result, message: `${what} ${result.message}` };
 				break;
 			}
+			if (result.enough) break;
 		}
 		limit.end();
 		return result;
@@ -148,7 +150,8 @@ export class Performer {
 			stop: own.signal,
 			write,
 			say: (line) => output.say(line),
-			run: (program) => run.run(program, programRun),
+			attempt: run.attempt,
+			run: (program) => run.run(program, { ...programRun, write: program.printed ?? write }),
 			count: run.count,
 			secret: (place) => run.secrets[place],
 		};

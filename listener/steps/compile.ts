@@ -1,6 +1,7 @@
 /** From steps as routes.yaml has them to what makes plans of them. */
 
 import { type CommandSpec, compileCommand } from './command.ts';
+import { compileHieradata, type HieradataSpec } from './hieradata.ts';
 import { compileHttp, type HttpSpec } from './http.ts';
 import type { CompiledStep, StepPlace } from './kind.ts';
 import { compileTrigger, type TriggerSpec } from './trigger.ts';
@@ -8,6 +9,7 @@ import { compileTrigger, type TriggerSpec } from './trigger.ts';
 /** A step as routes.yaml has it, its shape already checked: the keys of exactly one kind. */
 export interface StepSpec extends Omit<CommandSpec, 'command'> {
 	readonly command?: CommandSpec['command'] | undefined;
+	readonly hieradata?: HieradataSpec | undefined;
 	readonly http?: HttpSpec | undefined;
 	readonly trigger?: TriggerSpec['trigger'] | undefined;
 }
@@ -15,6 +17,7 @@ export interface StepSpec extends Omit<CommandSpec, 'command'> {
 /** Makes plans of each kind of step, by the key that says the kind. */
 const kinds: Readonly<Record<string, (spec: StepSpec, place: StepPlace) => CompiledStep>> = {
 	command: (spec, place) => compileCommand({ ...spec, command: spec.command! }, place),
+	hieradata: (spec, place) => compileHieradata(spec.hieradata!, place),
 	http: (spec, place) => compileHttp(spec.http!, place),
 	trigger: (spec, place) => compileTrigger({ trigger: spec.trigger! }, place),
 };

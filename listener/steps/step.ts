@@ -30,6 +30,8 @@ export interface StepResult {
 	readonly signal: string | null;
 	/** For people, such as `exited with 3`; empty when ok. */
 	readonly message: string;
+	/** There is nothing left to do: of the steps with it none follows, and they have succeeded. */
+	readonly enough?: true;
 }
 
 /** Why a run is being stopped before its end. */
@@ -58,6 +60,8 @@ export interface Program {
 	readonly env: Readonly<Record<string, string>>;
 	/** Bytes for its standard input; null for none (`/dev/null`). */
 	readonly stdin: Buffer | null;
+	/** Is given what it prints, in place of the run's output. The bytes are good until it returns. */
+	readonly printed?: (bytes: Buffer) => void;
 }
 
 /** What the runner gives to a step while it is performed. */
@@ -66,6 +70,8 @@ export interface StepContext {
 	readonly stdin: Buffer | null;
 	/** The parameters and the WEBHOOK_ variables. */
 	readonly values: Readonly<Record<string, string>>;
+	/** How many times the run was started, this time included. */
+	readonly attempt: number;
 	/** Aborted when the step is to stop; `reason` is a StopReason. The step ends what it does and returns. */
 	readonly stop: AbortSignal;
 	/** Keeps output of the step itself. Programs' output is kept by `run`. */
