@@ -40,9 +40,8 @@ async function make(): Promise<void> {
 		platform: 'node',
 		target: 'node22.18',
 		define: { 'import.meta.dirname': '__dirname', 'import.meta.filename': '__filename' },
+		// Names stay, as stacks in error reports are to be read.
 		minifyWhitespace: true,
-		// Stacks in error reports are to be read.
-		keepNames: true,
 		legalComments: 'none',
 		metafile: true,
 		logLevel: 'warning',
