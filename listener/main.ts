@@ -8,8 +8,9 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Argument, Command, CommanderError, InvalidArgumentError } from 'commander';
 import { LiveConfig, loadConfig } from './config/config.ts';
+import { type PresetName, presetNames, presetRoute, presetText } from './config/presets.ts';
 import { parseDuration } from './config/values.ts';
 import { ConfigError, WebhookError } from './errors.ts';
 import { addExplainCommand } from './explain.ts';
@@ -208,6 +209,12 @@ async function check(options: { config: string; json?: boolean; secrets: boolean
 	}
 }
 
+async function presets(name: PresetName | undefined): Promise<number> {
+	if (name !== undefined) process.stdout.write(presetText(name));
+	else for (const one of presetNames) console.log(`${one}: ${presetRoute(one).description}`);
+	return exit.done;
+}
+
 function duration(text: string): number {
 	const parsed = parseDuration(text);
 	if (parsed === undefined)
@@ -244,6 +251,12 @@ function commandLine(run: (done: Promise<number>) => Promise<void>): Command {
 		.option('--no-secrets', 'leave secrets unread, where only the listener itself has or may read them')
 		.addHelpText('after', '\nExample:\n  $ puppet-webhook check --config routes.yaml')
 		.action((options) => run(check(options)));
+	program
+		.command('presets')
+		.description('name the routes that come with the listener, or print one of them, to be read and copied')
+		.addArgument(new Argument('[name]', 'the one to print').choices(presetNames))
+		.addHelpText('after', '\nExample:\n  $ puppet-webhook presets jenkins-deploy')
+		.action((name?: PresetName) => run(presets(name)));
 	addExplainCommand(program, {
 		stdout: process.stdout,
 		stderr: process.stderr,

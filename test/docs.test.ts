@@ -73,7 +73,7 @@ function installCommand({ dir, url }: Listener): void {
 	fs.mkdirSync(path.join(dir, 'bin'));
 	fs.writeFileSync(
 		path.join(dir, 'bin/puppet-webhook'),
-		`#!/bin/sh\ncase $1 in check | explain) exec ${program} "$@" ;; esac\nname=$1\nshift\nexec ${program} "$name" --url ${url} "$@"\n`,
+		`#!/bin/sh\ncase $1 in check | explain | presets) exec ${program} "$@" ;; esac\nname=$1\nshift\nexec ${program} "$name" --url ${url} "$@"\n`,
 		{ mode: 0o755 },
 	);
 }

@@ -3,6 +3,7 @@
 # Made by scripts/schema.ts of what the listener checks; docs/routes.md explains every key.
 type Webhook::Route = Struct[{
   'description' => Optional[Webhook::Text],
+  'preset'      => Optional[Enum['jenkins-deploy']],
   'method'      => Optional[Variant[
     Enum['get', 'post', 'put', 'patch', 'delete'],
     Array[Enum['get', 'post', 'put', 'patch', 'delete'], 1],

@@ -17,6 +17,7 @@ import { Auths, compileCallers } from './access.ts';
 import { check, quoted, unknownKey } from './check.ts';
 import { compileListen, isReachable, type Listen } from './listen.ts';
 import { compileLog } from './log.ts';
+import { isPreset, presetRoute, withPreset } from './presets.ts';
 import {
 	adminSchema,
 	anchorKey,
@@ -109,6 +110,8 @@ class Compiler {
 	readonly #digests = new Map<string, string>();
 	readonly #expressions = new ExpressionCompiler();
 	readonly #secrets: SecretReader;
+	/** Those that were read, by their names. */
+	readonly #presets = new Map<string, Readonly<Record<string, unknown>>>();
 
 	constructor(sources: Sources, environment: Environment | null) {
 		this.#sources = sources;
@@ -310,8 +313,9 @@ class Compiler {
 			const where = `${before.source.name}:${place?.line}:${place?.column}`;
 			this.#fault(source, key, 'key', `is there already (${where}); give one of them another name`);
 		}
+		const whole = this.#whole(value);
 		// A misspelt command must not hide what is wrong with the parameters.
-		const { data, issues } = check(routeSchema, value, standIns(value));
+		const { data, issues } = check(routeSchema, whole, standIns(whole));
 		for (const issue of issues) this.#fault(source, [...key, ...issue.key], issue.at, issue.message);
 		let route: Route | undefined;
 		if (data) {
@@ -347,6 +351,19 @@ class Compiler {
 		if (before) return;
 		this.#routes.set(name, { source, route });
 		this.#digests.set(name, crypto.hash('sha256', inherited + JSON.stringify(value)));
+	}
+
+	/** What a route says, with what its preset says. */
+	#whole(value: unknown): unknown {
+		if (typeof value !== 'object' || value === null || !('preset' in value)) return value;
+		const { preset, ...route } = value;
+		if (!isPreset(preset)) return value;
+		let known = this.#presets.get(preset);
+		if (known === undefined) {
+			known = presetRoute(preset);
+			this.#presets.set(preset, known);
+		}
+		return { ...withPreset(known, route), preset };
 	}
 
 	/** At the route's `key`, or at the route when it does not have that. */
@@ -401,7 +418,7 @@ const secretKeys: ReadonlySet<Key[number]> = new Set(['secret', 'headers', 'bear
 function standIns(value: unknown): Readonly<Record<string, unknown>> {
 	const written = typeof value === 'object' && value !== null ? value : {};
 	if ('steps' in written) return { steps: [{ command: 'true' }] };
-	return 'command' in written ? { command: 'true' } : {};
+	return 'command' in written || 'preset' in written ? { command: 'true' } : {};
 }
 
 /** In place of a sentence that shows the number, where it may be a secret. */

@@ -22,6 +22,7 @@ import {
 import { longestDelay } from '../runs/run.ts';
 import { secretSchema } from '../secret.ts';
 import { sourceKinds } from '../sources/source.ts';
+import { presetNames } from './presets.ts';
 import { commandKeys, commandSchema, followingSteps, stepsSchema } from './steps.ts';
 import { day, duration, oneOrMore, rate, scalarText, size, someText } from './values.ts';
 
@@ -290,6 +291,9 @@ const respond = z
 export const routeSchema: z.ZodType<RouteSpec> = z
 	.strictObject({
 		description: z.string().optional().meta({ description: 'What the route is for, for people.' }),
+		preset: z.enum(presetNames).optional().meta({
+			description: 'A route that comes with the listener; keys that are given here win.',
+		}),
 		...shared,
 		path: z.string().optional().meta({
 			description:
@@ -347,7 +351,11 @@ export const routeSchema: z.ZodType<RouteSpec> = z
 	})
 	.meta({
 		description: 'A route: which requests it takes and what it runs.',
-		oneOf: [{ required: ['command'] }, { required: ['steps'] }],
+		oneOf: [
+			{ required: ['command'] },
+			{ required: ['steps'] },
+			{ required: ['preset'], not: { anyOf: [{ required: ['command'] }, { required: ['steps'] }] } },
+		],
 	});
 
 const routes = z.record(z.string(), routeSchema).meta({
