@@ -1,6 +1,6 @@
 /** The processes a benchmark starts: started apart from the terminal, watched, measured as trees, ended by pid. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 
@@ -33,7 +33,12 @@ export class Processes {
 		const log = join(this.#dir, `program-${++this.#count}.log`);
 		const file = openSync(log, 'a');
 		// A session of its own keeps a terminal's Ctrl-C away from it: it is ended here, with all it has started.
-		const child = spawn(command, args, { detached: true, stdio: ['ignore', file, file], cwd: this.#dir });
+		const TMPDIR = join(this.#dir, `program-${this.#count}`);
+		mkdirSync(TMPDIR);
+		const child = spawn(command, args, {
+			...{ detached: true, stdio: ['ignore', file, file], cwd: this.#dir },
+			env: { ...process.env, TMPDIR },
+		});
 		closeSync(file);
 		const pid = await this.#watch(child, command);
 		const ended = new Promise<string>((resolve) => {
@@ -117,18 +122,29 @@ function killTree(root: number): void {
 	}
 }
 
-/** A process and all its descendants, parents before children. */
+/**
+ * A process and all that it has started, parents before children: its descendants, and those that have its TMPDIR, by which they
+ * are known though whoever started them has ended since.
+ */
 export function tree(root: number): number[] {
 	const children = new Map<number, number[]>();
+	const own = temporaryDirectory(root);
+	const strays: number[] = [];
 	for (const name of readdirSync('/proc')) {
 		if (!/^\d+$/.test(name)) continue;
+		if (own !== undefined && own !== process.env.TMPDIR && temporaryDirectory(name) === own)
+			strays.push(Number(name));
 		// The name in parentheses may itself contain spaces and parentheses; after the last one come state and parent.
 		const parent = Number(readProc(name, 'stat').split(') ').at(-1)?.split(' ')[1]);
 		children.set(parent, [...(children.get(parent) ?? []), Number(name)]);
 	}
 	const pids = [root];
 	for (const pid of pids) pids.push(...(children.get(pid) ?? []));
-	return pids;
+	return [...new Set([...pids, ...strays])];
+}
+
+function temporaryDirectory(pid: number | string): string | undefined {
+	return /(?:^|\0)TMPDIR=([^\0]*)/.exec(readProc(pid, 'environ'))?.[1];
 }
 
 /**

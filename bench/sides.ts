@@ -56,7 +56,8 @@ export type ListenerSide = {
 
 const READY_WITHIN_MS = 10_000;
 const WEBHOOK = '/usr/bin/webhook';
-const OURS = join(import.meta.dirname, '..', 'dist', 'main.cjs');
+/** The listener as `npm start` runs it. */
+export const OURS = join(import.meta.dirname, '..', 'dist', 'main.cjs');
 
 /** Debian's `webhook`. Its responses say 202 where ours do, so that one load plan fits both. */
 export const webhook: ListenerSide = side({

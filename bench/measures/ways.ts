@@ -22,7 +22,7 @@ const LIMIT = 'posix_spawn (limit.c)';
 
 export const ways: Measure = {
 	name: 'ways',
-	about: `ways to start a command, ${IN_FLIGHT} at a time, and how long the starter's event loop stands still meanwhile (p99)`,
+	about: `ways to start a command, ${IN_FLIGHT} at a time, and how long the starter's event loop stands still meanwhile at most`,
 	rounds: { full: 3, quick: 1 },
 	figures: Object.keys(COMMANDS).flatMap((command) => [
 		{ name: `${command}: ${LIMIT}`, unit: 'runs/s', better: 'more' },
