@@ -40,7 +40,7 @@ export type Measure = {
  * Seconds of load before the first round: Node compiles what is used much in steps, the last of them after some thousand
  * requests. Both sides get it, though a Go program is as fast from the first request on.
  */
-export const WARM = { full: 2, quick: 0.3 };
+export const WARM = { full: 1.5, quick: 0.3 };
 
 /** What a run of limit.c reports. Times in milliseconds. */
 export type LimitResult = { runs: number; seconds: number; perSecond: number; p50: number; p99: number };

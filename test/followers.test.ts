@@ -9,6 +9,7 @@ import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { after, describe, test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import { type Listener, startListener, until } from './helpers/listener.ts';
 
 const megabyte = 1e6;
@@ -22,7 +23,9 @@ function linesTo(last: number): string {
 }
 
 /** Prints `linesTo(slices * each)`, a slice of `each` lines as soon as there is a file for it in `go`. */
+const secret = 'the-hidden-wörd';
 const routes = `
+auth: { hidden: { bearer: ${secret} } }
 routes:
   tell:
     params: { slices: { type: integer }, each: { type: integer } }
@@ -34,6 +37,24 @@ routes:
         seq -f 'line %07.0f of what everybody follows' $((slice * each + 1)) $(((slice + 1) * each))
         slice=$((slice + 1))
       done
+  torn:
+    params: { slices: { type: integer }, each: { type: integer } }
+    max_output: 100 MiB
+    command: |
+      slice=0
+      while [ $slice -lt $slices ]; do
+        until [ -e "go/$slice" ]; do sleep 0.02; done
+        tail -c +$((slice * each + 1)) text | head -c $each
+        slice=$((slice + 1))
+      done
+  again:
+    retry: { attempts: 2, delay: 10ms }
+    command: |
+      until [ -e go/0 ]; do sleep 0.02; done
+      echo "some output"
+      until [ -e go/1 ]; do sleep 0.02; done
+      [ -e tried ] || { touch tried; exit 1; }
+      echo "some more"
   other: { command: 'true' }
 `;
 
@@ -44,7 +65,7 @@ function eventsOf(text: string): string {
 		.split('\n')
 		.slice(0, -1)
 		.map((line) => {
-			offset += line.length + 1;
+			offset += Buffer.byteLength(line) + 1;
 			return `event: output\nid: ${offset}\ndata: ${line}\n\n`;
 		})
 		.join('');
@@ -63,12 +84,12 @@ class Follower {
 	readonly #request: http.ClientRequest;
 	#response: http.IncomingMessage | undefined;
 
-	constructor(listener: Listener, run: string, accept: string, expected: Buffer) {
+	constructor(listener: Listener, run: string, accept: string, expected: Buffer, from = 0) {
 		this.#expected = expected;
 		this.#request = http.get({
 			host: '127.0.0.1',
 			port: listener.port,
-			path: `/-/runs/${run}/output?follow=true`,
+			path: `/-/runs/${run}/output?follow=true&from=${from}`,
 			headers: { accept },
 			agent: false,
 		});
@@ -88,6 +109,11 @@ class Follower {
 		response.on('end', () => {
 			this.ended = true;
 		});
+	}
+
+	/** True when all that was to come has come. */
+	get complete(): boolean {
+		return this.received === this.#expected.length;
 	}
 
 	pause(): void {
@@ -122,25 +148,49 @@ function ownMemory(listener: Listener): number {
 }
 
 /** Starts the run that is followed. Gives what lets its slices be printed. */
-async function startTelling(listener: Listener, slices: number, each: number) {
+async function startTelling(listener: Listener, slices: number, each: number, route = 'tell') {
 	const go = path.join(listener.dir, 'go');
 	fs.rmSync(go, { recursive: true, force: true });
 	fs.mkdirSync(go);
-	const answer = await listener.post('/tell', { slices, each });
+	const answer = await listener.post(`/${route}`, { slices, each });
 	const id: string = answer.json.runs[0].id;
 	return { id, tell: (slice: number) => fs.writeFileSync(path.join(go, String(slice)), '') };
 }
 
-/** Sends deliveries one after another until told to stop. Gives how long the slowest took, in milliseconds. */
-async function callOthers(listener: Listener, stop: AbortSignal): Promise<number> {
+/** Sends deliveries one after another until told to stop, then says how long the slowest took, in milliseconds. */
+const caller = `
+	const http = require('node:http');
+	const { parentPort, workerData } = require('node:worker_threads');
+	const agent = new http.Agent({ keepAlive: true });
 	let slowest = 0;
-	while (!stop.aborted) {
+	let stopped = false;
+	parentPort.once('message', () => { stopped = true; });
+	function call() {
+		if (stopped) {
+			agent.destroy();
+			return parentPort.postMessage(slowest);
+		}
 		const began = performance.now();
-		const { status } = await listener.post('/other', {});
-		assert.equal(status, 202);
-		slowest = Math.max(slowest, performance.now() - began);
+		http.request({ ...workerData, method: 'POST', agent }, (response) => {
+			if (response.statusCode !== 202) throw new Error('answered ' + response.statusCode);
+			response.resume().on('end', () => {
+				slowest = Math.max(slowest, performance.now() - began);
+				setTimeout(call, 5);
+			});
+		}).end();
 	}
-	return slowest;
+	call();
+`;
+
+/** Has deliveries sent from a thread of its own, since this one has two thousand followers to read. */
+function callOthers(listener: Listener): () => Promise<number> {
+	const workerData = { host: '127.0.0.1', port: listener.port, path: '/other' };
+	const thread = new Worker(caller, { eval: true, workerData });
+	const slowest = once(thread, 'message');
+	return async () => {
+		thread.postMessage('stop');
+		return (await slowest)[0];
+	};
 }
 
 async function follow(
@@ -174,7 +224,7 @@ describe('followers of one run', () => {
 
 	test('two thousand get every byte in order, and deliveries are answered meanwhile', async () => {
 		const listener = await listening();
-		const slices = 20;
+		const slices = 10;
 		const each = 100;
 		const text = linesTo(slices * each);
 		const { id, tell } = await startTelling(listener, slices, each);
@@ -182,8 +232,7 @@ describe('followers of one run', () => {
 		const events = await follow(listener, id, 1000, 'text/event-stream', eventsOf(text));
 		const all = [...plain, ...events];
 
-		const stop = new AbortController();
-		const calling = callOthers(listener, stop.signal);
+		const called = callOthers(listener);
 		for (let slice = 0; slice < slices; slice++) {
 			tell(slice);
 			// All at the same place, before there is more: so each slice is told to all of them.
@@ -193,8 +242,7 @@ describe('followers of one run', () => {
 			);
 		}
 		await until('all streams to end', () => all.every(({ ended, fault }) => ended || fault !== undefined));
-		stop.abort();
-		const slowest = await calling;
+		const slowest = await called();
 
 		assert.deepEqual(
 			all.filter(({ fault }) => fault !== undefined).map(({ fault }) => fault),
@@ -252,6 +300,53 @@ describe('followers of one run', () => {
 		for (const follower of stopped) {
 			assert.equal(follower.fault, undefined);
 			follower.leave();
+		}
+	});
+
+	test('whoever comes later, or begins within, gets what the others get, with what is torn made whole and secrets hidden', async () => {
+		const listener = await listening();
+		const lines = Array.from({ length: 40_000 }, (_, i) => `${i} für alle: ${secret} ✓\n`).join('');
+		const text = lines.replaceAll(secret, '*'.repeat(Buffer.byteLength(secret)));
+		const slices = 30;
+		const each = Math.ceil(Buffer.byteLength(lines) / slices);
+		fs.writeFileSync(path.join(listener.dir, 'text'), lines);
+		const { id, tell } = await startTelling(listener, slices, each, 'torn');
+		const bytes = Buffer.from(text);
+		const all: Follower[] = [];
+		for (let slice = 0; slice < slices; slice++) {
+			const from = Math.floor((bytes.length * slice) / slices / 2) + slice;
+			const some = [
+				new Follower(listener, id, 'text/plain', bytes),
+				new Follower(listener, id, 'text/event-stream', Buffer.from(eventsOf(text))),
+				new Follower(listener, id, 'application/octet-stream', bytes.subarray(from), from),
+			];
+			await Promise.all(some.map((follower) => follower.answered()));
+			all.push(...some);
+			// One reads nothing until there is more than what is shared.
+			if (slice === 1) some[0]?.pause();
+			tell(slice);
+			if (slice === slices - 2) all[3]?.resume();
+		}
+		await until('all streams to end', () => all.every(({ ended, fault }) => ended || fault !== undefined));
+		for (const [index, follower] of all.entries()) {
+			assert.equal(follower.fault, undefined, `follower ${index}`);
+			assert.ok(follower.complete, `follower ${index} received ${follower.received} bytes`);
+		}
+	});
+
+	test('all of them see the output begin again when the run is started again', async () => {
+		const listener = await listening();
+		const { id, tell } = await startTelling(listener, 0, 0, 'again');
+		const text = 'some output\nsome output\nsome more\n';
+		const all = await follow(listener, id, 20, 'text/plain', text);
+		tell(0);
+		await until('the first attempt', () => all.every(({ received }) => received >= 12));
+		all.push(...(await follow(listener, id, 5, 'text/plain', text)));
+		tell(1);
+		await until('all streams to end', () => all.every(({ ended, fault }) => ended || fault !== undefined));
+		for (const follower of all) {
+			assert.equal(follower.fault, undefined);
+			assert.ok(follower.complete, `${follower.received} bytes`);
 		}
 	});
 });

@@ -57,7 +57,7 @@ export const busy: Measure = {
 			bench.load({ ...commands, seconds: warm }),
 			bench.load({ ...listener.call(accept), seconds: warm }),
 		]);
-		const seconds = bench.quick ? 0.4 : 1.5;
+		const seconds = bench.quick ? 0.4 : 1.2;
 		return async () => {
 			const idle = await bench.load({ ...listener.call(accept), seconds });
 			if (side.name === 'ours') await longestStall(listener.port);

@@ -111,7 +111,7 @@ export const scale: Measure = {
 			...{ warm: bench.quick ? 0.1 : 0.3, seconds: bench.quick ? 0.2 : 0.5 },
 		});
 		return async () => {
-			const seconds = bench.quick ? 0.4 : 1.5;
+			const seconds = bench.quick ? 0.4 : 1.2;
 			const accepted = {
 				small: await bench.load({ ...calls.small, warm: 0.1, seconds }),
 				large: await bench.load({ ...calls.large, warm: 0.1, seconds }),

@@ -39,7 +39,7 @@ function waited(name: string, command: string | string[], goal: number): Measure
 				const { perSecond, p50, p99 } = await bench.load({
 					...call,
 					warm: bench.quick ? 0.1 : 0.3,
-					seconds: bench.quick ? 0.4 : 2,
+					seconds: bench.quick ? 0.4 : 1.5,
 				});
 				return { run: perSecond, p50, p99 };
 			};

@@ -12,6 +12,7 @@
 
 import fs from 'node:fs';
 import path from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Mask, type MaskedStream } from '../mask.ts';
 import type { KeptOutput, Store } from '../stores/store.ts';
@@ -27,6 +28,8 @@ const tellEvery = 50;
 const readSize = 64 * 1024;
 /** Bytes of the newest output that those who follow a run share: enough for all who read at all to find what is next. */
 const mostShared = 1024 * 1024;
+/** Who are told of more in one go: a millisecond or two of the event loop. */
+const toldAtOnce = 50;
 
 /** Where things are in a file that keeps `most` bytes: how much of the beginning and of the end, and the number behind the ring. */
 function layout(most: number): { head: number; tail: number; mark: number } {
@@ -528,8 +531,7 @@ class Tail {
 
 	/** Resolves when there is more, or nothing more comes, or `signal` aborts. @throws what reading throws */
 	more(signal: AbortSignal): Promise<void> {
-		if (!this.#reading) void this.#read();
-		return new Promise((resolve, reject) => {
+		const more = new Promise<void>((resolve, reject) => {
 			const done = () => {
 				signal.removeEventListener('abort', done);
 				this.#waiting.delete(done);
@@ -539,6 +541,8 @@ class Tail {
 			this.#waiting.add(done);
 			signal.addEventListener('abort', done);
 		});
+		if (!this.#reading) void this.#read();
+		return more;
 	}
 
 	/** Stops reading. */
@@ -549,18 +553,25 @@ class Tail {
 		this.#source.return().catch(() => {});
 	}
 
+	/** Reads as long as somebody waits for more. */
 	async #read(): Promise<void> {
 		this.#reading = true;
-		try {
-			const { done, value } = await this.#source.next();
-			if (done) this.over = true;
-			else this.#take(value);
-		} catch (error) {
-			this.#error = error;
-			this.over = true;
+		while (this.#waiting.size > 0) {
+			try {
+				const { done, value } = await this.#source.next();
+				if (done) this.over = true;
+				else this.#take(value);
+			} catch (error) {
+				this.#error = error;
+				this.over = true;
+			}
+			for (const [index, wake] of [...this.#waiting].entries()) {
+				// Each sends it at once. Whoever else is served has his turn between.
+				if (index > 0 && index % toldAtOnce === 0) await setImmediate();
+				wake();
+			}
 		}
 		this.#reading = false;
-		for (const wake of [...this.#waiting]) wake();
 	}
 
 	#take(part: OutputPart): void {
