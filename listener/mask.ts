@@ -3,31 +3,55 @@
  * `*`, so that all offsets stay right.
  */
 
+import { isUtf8 } from 'node:buffer';
+
 /** Bytes. Shorter secrets are left alone: hiding every `on` or `42` would make output unreadable and tell what is hidden. */
 const shortest = 4;
 
 const star = 0x2a;
 
+/** Bytes: the longest parameter there may be. What is longer is a file and no password, and hidden only as it is. */
+const longestWritten = 32 * 1024;
+
+/** Characters of base64 that have to be certain; fewer may turn up by chance. */
+const shortestBase64 = 8;
+
+/** Of the first bytes of texts so many numbers are made. A false one costs a comparison; 64 KB stay in the processor's cache. */
+const beginnings = 2 ** 16;
+
 /** Texts that are hidden. Costs nothing as long as there are none. */
 export class Mask {
 	#texts: readonly Buffer[] = [];
 	#longest = 0;
+	/** By how they begin, so that each byte of what is searched is looked at once, however many texts there are. */
+	#byBeginning = new Map<number, Buffer[]>();
+	#begins = new Uint8Array(0);
 
 	constructor(texts: Iterable<string | Buffer> = []) {
 		this.replace(texts);
 	}
 
-	/** Hides these from now on, and no others. Of a text with several lines each line is hidden by itself too, since it may be told alone. */
+	/**
+	 * Hides these from now on, and no others, also as they are commonly written: in JSON, percent-encoded, in base64. Of a text with
+	 * several lines each line is hidden by itself too, since it may be told alone.
+	 */
 	replace(texts: Iterable<string | Buffer>): void {
 		const all = new Map<string, Buffer>();
 		for (const text of texts) {
 			const whole = Buffer.from(text as string);
-			for (const bytes of [whole, ...linesOf(whole)]) {
+			for (const bytes of [whole, ...linesOf(whole), ...pathOf(whole)].flatMap(writingsOf)) {
 				if (bytes.length >= shortest) all.set(bytes.toString('latin1'), bytes);
 			}
 		}
 		this.#texts = [...all.values()];
 		this.#longest = Math.max(0, ...this.#texts.map(({ length }) => length));
+		this.#byBeginning = new Map();
+		this.#begins = new Uint8Array(this.empty ? 0 : beginnings);
+		for (const bytes of this.#texts) {
+			const beginning = beginningAt(bytes, 0);
+			this.#begins[beginning] = 1;
+			this.#byBeginning.set(beginning, [...(this.#byBeginning.get(beginning) ?? []), bytes]);
+		}
 	}
 
 	/** True when there is nothing to hide. */
@@ -94,16 +118,20 @@ export class Mask {
 		return found < shortest ? 0 : found;
 	}
 
-	/** Where texts begin and end; they may overlap. */
+	/** Where texts begin and end, in order. */
 	#ranges(bytes: Buffer): [from: number, to: number][] {
 		const ranges: [number, number][] = [];
-		for (const text of this.#texts) {
-			for (let at = bytes.indexOf(text); at >= 0; at = bytes.indexOf(text, at + 1)) {
+		if (this.empty) return ranges;
+		for (let at = 0; at <= bytes.length - shortest; at++) {
+			const beginning = beginningAt(bytes, at);
+			if (this.#begins[beginning] === 0) continue;
+			for (const text of this.#byBeginning.get(beginning) ?? []) {
+				const end = at + text.length;
+				if (end > bytes.length || bytes.compare(text, 0, text.length, at, end) !== 0) continue;
 				const last = ranges.at(-1);
 				// Of something that repeats itself, such as a line of dashes, there would be as many as it has bytes.
-				if (last !== undefined && at <= last[1] && at >= last[0])
-					last[1] = Math.max(last[1], at + text.length);
-				else ranges.push([at, at + text.length]);
+				if (last !== undefined && at <= last[1]) last[1] = Math.max(last[1], end);
+				else ranges.push([at, end]);
 			}
 		}
 		return ranges;
@@ -118,6 +146,40 @@ export class Mask {
 		}
 		return covered;
 	}
+}
+
+/** A number that stands for the first bytes of a text; most that begin otherwise have another. */
+function beginningAt(bytes: Buffer, at: number): number {
+	const number = (bytes[at]! << 12) ^ (bytes[at + 1]! << 8) ^ (bytes[at + 2]! << 4) ^ bytes[at + 3]!;
+	return number & (beginnings - 1);
+}
+
+/**
+ * A text as it is, and as programs write it in JSON, in addresses and forms, and in `Authorization: Basic`.
+ */
+function writingsOf(bytes: Buffer): Buffer[] {
+	if (bytes.length < shortest || bytes.length > longestWritten) return [bytes];
+	const base64 = [0, 1, 2].map((before) => certainBase64(bytes, before));
+	const long = base64.filter(({ length }) => length >= shortestBase64);
+	const written = long.flatMap((text) => [text, text.replaceAll('+', '-').replaceAll('/', '_')]);
+	if (isUtf8(bytes)) {
+		const text = bytes.toString();
+		const form = new URLSearchParams([['', text]]).toString().slice(1);
+		written.push(JSON.stringify(text).slice(1, -1), encodeURIComponent(text), encodeURI(text), form);
+	}
+	return [bytes, ...written.map((text) => Buffer.from(text))];
+}
+
+/** What base64 has for bytes that so many others stand before, as far as it is the same whatever those and what follows are. */
+function certainBase64(bytes: Buffer, before: number): string {
+	const text = Buffer.concat([Buffer.alloc(before), bytes]).toString('base64');
+	return text.slice(Math.ceil((before * 8) / 6), Math.floor(((before + bytes.length) * 8) / 6));
+}
+
+/** Of an address that is a secret, such as a chat's, the secret is what stands behind the host, and is told without that. */
+function pathOf(bytes: Buffer): Buffer[] {
+	const path = /^https?:\/\/[^/]+(\/.{7,})$/s.exec(bytes.toString('latin1'))?.[1];
+	return path === undefined ? [] : [Buffer.from(path, 'latin1')];
 }
 
 function linesOf(bytes: Buffer): Buffer[] {

@@ -51,6 +51,24 @@ describe('a mask', () => {
 		assert.equal(mask.text('the key is AAAABBBB, on, xyz'), 'the key is ********, on, xyz');
 	});
 
+	test('hides a secret as programs write it: in JSON, in addresses and forms, in base64 whatever stands beside it', () => {
+		const secret = 'it"s\\a s3cr3t/ü?';
+		const mask = new Mask([secret]);
+		for (const written of [
+			JSON.stringify(secret).slice(1, -1),
+			encodeURIComponent(secret),
+			encodeURI(secret),
+			new URLSearchParams({ '': secret }).toString().slice(1),
+		])
+			assert.equal(mask.text(`(${written})`), `(${'*'.repeat(Buffer.byteLength(written))})`);
+		for (const before of ['', 'u', 'us', 'user', 'user:'])
+			for (const form of ['base64', 'base64url'] as const) {
+				const masked = mask.text(Buffer.from(`${before}${secret}x`).toString(form));
+				assert.match(masked, /^[\w+/-]{0,8}\*{20,}[\w+/=-]{0,4}$/);
+			}
+		assert.equal(new Mask(['https://chat.example/T0/B0/x']).text('POST /T0/B0/x: 404'), 'POST ********: 404');
+	});
+
 	test('takes others in place of what it had, and gives back what it has not to change', () => {
 		const mask = new Mask(['before']);
 		mask.replace(['after']);

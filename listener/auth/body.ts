@@ -42,6 +42,7 @@ export const body: AuthKind<{ field: string; value: SecretSpec }> = {
 			kind: 'body',
 			name: making.name,
 			ofBody: true,
+			inBody: true,
 			check(delivery) {
 				const content = contentOf(delivery);
 				if (typeof content === 'string') return unknown(content);

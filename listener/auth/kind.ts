@@ -31,6 +31,8 @@ export interface Check {
 	readonly name: string;
 	/** True when it looks at the body, so that it is of no use where there is none. */
 	readonly ofBody?: boolean;
+	/** True when the secret itself stands in the body. */
+	readonly inBody?: boolean;
 	check(delivery: Delivery): Verdict | Promise<Verdict>;
 }
 

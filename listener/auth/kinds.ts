@@ -126,6 +126,7 @@ function allOf(name: string, parts: readonly Check[]): Check {
 		kind: 'all',
 		name,
 		ofBody: parts.some(({ ofBody }) => ofBody === true),
+		inBody: parts.some(({ inBody }) => inBody === true),
 		async check(delivery) {
 			const found: string[] = [];
 			const refused: Refused[] = [];

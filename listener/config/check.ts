@@ -48,11 +48,13 @@ function told(issue: Issued, above: Key): Issue[] {
 	switch (issue.code) {
 		case 'unrecognized_keys': {
 			const known = issue.message.split(' ');
-			return issue.keys.map((name) => ({
-				key: [...key, name],
-				at: 'key',
-				message: unknownKey(name, known),
-			}));
+			return issue.keys.map((name) => {
+				// `{ bearer:abc }` is one key to YAML, and what is meant as its value may be a secret.
+				const [word = ''] = name.split(':', 1);
+				return word === name || !known.includes(word)
+					? { key: [...key, name], at: 'key', message: unknownKey(name, known) }
+					: { key: [...key, word], at: 'key', message: `needs a blank behind the colon of "${word}:"` };
+			});
 		}
 		case 'invalid_key':
 			return issue.issues.map(({ message }) => ({ key, at: 'key', message }));
@@ -93,6 +95,9 @@ function withInput(message: string, issue: Issued): string {
 	if (Array.isArray(input)) return `${message}, not a list`;
 	if (typeof input === 'object') return `${message}, not a map`;
 	if (typeof input !== 'string') return `${message}, not ${input}`;
+	// `bearer:abc` is text to YAML, and may have a secret in it.
+	if (issue.code === 'invalid_type')
+		return `${message}, not text${/^\w+:\S/.test(input) ? '; a blank is missing behind the colon' : ''}`;
 	const near = issue.code === 'invalid_value' ? nearest(input, issue.values.map(String)) : undefined;
 	return `${message}, not ${quoted(input)}${near === undefined ? '' : `; did you mean "${near}"?`}`;
 }

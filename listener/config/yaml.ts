@@ -249,7 +249,7 @@ class Composer {
 		if (name !== undefined) this.#anchors.set(name, 'unfinished');
 		if (event.tagStart >= 0 && event.type !== EVENT_ID.SCALAR) {
 			const tag = this.#text.slice(event.tagStart, event.tagEnd);
-			if (tag !== '!!map' && tag !== '!!seq') this.#fault(event.tagStart, unknownTag(tag));
+			if (tag !== '!!map' && tag !== '!!seq') this.#fault(event.tagStart, unknownTag);
 		}
 		const node = compose();
 		if (name !== undefined) this.#anchors.set(name, node);
@@ -262,7 +262,8 @@ class Composer {
 		if (target === undefined) {
 			this.#fault(
 				start - 1,
-				`*${name} stands for an anchor that is not there; &${name} has to come before it`,
+				// Without the name: what begins with * and is not quoted may as well be a password.
+				'* stands for an anchor (&) above, and there is none of that name; text that begins with * goes in quotes',
 			);
 		} else if (target === 'unfinished') {
 			this.#fault(start - 1, `*${name} stands inside of &${name}, so it would have no end`);
@@ -291,7 +292,7 @@ class Composer {
 		this.#spend(1, offset);
 		let value: unknown = text;
 		if (tag === '' && event.style === SCALAR_STYLE.PLAIN) value = this.#plain(text, offset);
-		else if (tag !== '' && tag !== '!' && tag !== '!!str') this.#fault(event.tagStart, unknownTag(tag));
+		else if (tag !== '' && tag !== '!' && tag !== '!!str') this.#fault(event.tagStart, unknownTag);
 		return { offset, value, size: 1, style: event.style };
 	}
 
@@ -414,6 +415,5 @@ function keySentence({ value }: Node): string {
 	return `the key ${value} is ${typeof value === 'number' ? 'a number' : 'a truth value'} to YAML; write "${value}" in quotes`;
 }
 
-function unknownTag(tag: string): string {
-	return `the tag ${tag} means nothing here; take it away, and put text in quotes`;
-}
+/** Without its name: what begins with ! and is not quoted may as well be a password. */
+const unknownTag = 'a tag (!) means nothing here; take it away, and put text that begins with ! in quotes';

@@ -235,6 +235,8 @@ export function compileRoute(
 			? {}
 			: { retry: { attempts: again.attempts, delay: again.delay ?? 10_000, backoff: again.backoff ?? 2 } };
 	const onCrash = (spec.on_crash ?? defaults.on_crash) === 'fail' ? { onCrash: 'fail' as const } : {};
+	const stdin = spec.stdin ?? 'none';
+	const secretInput = stdin === 'body' && access.any.some(({ inBody }) => inBody === true);
 	const route: Route = {
 		name,
 		path: path.text,
@@ -256,7 +258,7 @@ export function compileRoute(
 		when: when !== null && 'expression' in when ? when.expression : null,
 		wait: spec.wait ?? defaults.wait ?? false,
 		respond: answers,
-		stdin: spec.stdin ?? 'none',
+		stdin,
 		plan: (parameters) => ({
 			steps: steps.own.map((step) => step.plan(parameters)),
 			timeout,
@@ -266,7 +268,7 @@ export function compileRoute(
 			...(steps.onFailure && { onFailure: steps.onFailure.map((step) => step.plan(parameters)) }),
 			...retry,
 			...onCrash,
-			...(secret.size === 0 ? {} : { secretParameters: [...secret] }),
+			...(secret.size === 0 && !secretInput ? {} : { secretParameters: [...secret] }),
 			...(lockfile === undefined ? {} : { lockfile: lockfile.fill(parameters) }),
 		}),
 		secret: ({ place, use }) => {

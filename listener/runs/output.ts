@@ -45,7 +45,7 @@ export class OutputWriter {
 	readonly #tail: number;
 	readonly #mark: number;
 	readonly #grown: (size: number) => void;
-	readonly #masked: MaskedStream | undefined;
+	readonly #masked: readonly MaskedStream[];
 	#size = 0;
 	/** What came so far, as long as it may stay short. */
 	#memory: Buffer[] | undefined = [];
@@ -58,12 +58,17 @@ export class OutputWriter {
 	 * @param file where output goes unless it stays short; an older file is replaced
 	 * @param most bytes to keep
 	 * @param grown is told now and then how many bytes have been written, once there is a file
-	 * @param secrets are kept nowhere: not even the file has them
+	 * @param secrets of the run, and `mask` what nobody is to read: kept nowhere, not even the file has them
 	 */
-	constructor(file: string, most: number, grown: (size: number) => void, secrets: readonly string[] = []) {
+	constructor(
+		file: string,
+		most: number,
+		grown: (size: number) => void,
+		secrets: readonly string[] = [],
+		mask: Mask = new Mask(),
+	) {
 		this.#file = file;
-		const mask = new Mask(secrets);
-		this.#masked = mask.empty ? undefined : mask.stream();
+		this.#masked = [mask, new Mask(secrets)].flatMap((one) => (one.empty ? [] : one.stream()));
 		const { head, tail, mark } = layout(most);
 		this.#head = head;
 		this.#tail = tail;
@@ -76,7 +81,7 @@ export class OutputWriter {
 	 * thread, and the ring keeps the same few pages dirty, so the kernel has no reason to make us wait.
 	 */
 	write(bytes: Buffer): void {
-		this.#keep(this.#masked?.write(bytes) ?? bytes);
+		this.#keep(this.#masked.reduce((piece, stream) => stream.write(piece), bytes));
 	}
 
 	#keep(bytes: Buffer): void {
@@ -95,7 +100,10 @@ export class OutputWriter {
 
 	/** Ends the output. It is on disk, or in the answer, when this resolves; `trouble` says why not all could be kept. */
 	async end(): Promise<KeptOutput & { readonly trouble: string | undefined }> {
-		if (this.#masked) this.#keep(this.#masked.end());
+		for (const [index, stream] of this.#masked.entries()) {
+			const later = this.#masked.slice(index + 1);
+			this.#keep(later.reduce((piece, next) => next.write(piece), stream.end()));
+		}
 		clearTimeout(this.#toFile);
 		clearTimeout(this.#tell);
 		const size = this.#size;

@@ -255,9 +255,10 @@ export class Queue {
 	async rerun(id: string): Promise<Run> {
 		const earlier = await this.#get(id);
 		if (earlier.plan.secretParameters !== undefined && hasEnded(earlier.state)) {
-			throw new Conflict(
-				`the run had secret parameters (${earlier.plan.secretParameters.join(', ')}), whose values are not kept; send the request again instead`,
-			);
+			const names = earlier.plan.secretParameters.join(', ');
+			const what =
+				names === '' ? 'a secret in its input, which is' : `secret parameters (${names}), whose values are`;
+			throw new Conflict(`the run had ${what} not kept; send the request again instead`);
 		}
 		const input = await this.#store.input(id);
 		if (input === undefined) throw new NotFound('there is no such run');

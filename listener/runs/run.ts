@@ -99,7 +99,10 @@ export interface Plan {
 	readonly maxOutput: number;
 	/** Absent: a run that failed has failed. */
 	readonly retry?: Retry;
-	/** Names of parameters whose values nobody is to see: they are hidden in what the run prints, and forgotten when it has ended. */
+	/**
+	 * Names of parameters whose values nobody is to see: they are hidden in what the run prints, and forgotten when it has ended, as
+	 * its input is. There without a name when only the input is secret.
+	 */
 	readonly secretParameters?: readonly string[];
 	/** It is not started while a live process holds this file; an absolute path. Runs that name the same one run one at a time. */
 	readonly lockfile?: string;

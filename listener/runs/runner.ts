@@ -6,6 +6,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import type { Log } from '../log.ts';
+import type { Mask } from '../mask.ts';
 import { failure, type SecretPlace, type StopReason } from '../steps/step.ts';
 import type { KeptOutput } from '../stores/store.ts';
 import { OutputWriter } from './output.ts';
@@ -40,6 +41,8 @@ export interface RunnerOptions {
 	/** Where files of output go. */
 	readonly outputs: string;
 	readonly log: Log;
+	/** Hides in output what nobody is to read, before it is kept. */
+	readonly mask: Mask;
 	/** Counts a trigger up by one; resolves with its count when that is on disk. */
 	count(trigger: string): Promise<number>;
 	/** What stands in routes.yaml at a place that a plan refers to; undefined when it is not there any more. */
@@ -139,6 +142,7 @@ export class Runner {
 			plan.maxOutput,
 			(size) => this.#reports?.output(id, attempt, size),
 			plan.secretParameters?.flatMap((name) => values[name] ?? []),
+			this.#options.mask,
 		);
 		let lost = false;
 		const { outcome, final, cut } = await this.#performer.perform({

@@ -114,6 +114,9 @@ export class SqliteStore implements Store {
 
 	#commits = 0;
 
+	/** True when the log may have what is to be forgotten; at first what a listener before this one had no time for. */
+	#forget = true;
+
 	#waiting: Change[] = [];
 	#writing: Promise<void> | undefined;
 	#closed = false;
@@ -146,8 +149,9 @@ export class SqliteStore implements Store {
 		// EXCLUSIVE keeps the lock from the first write until the process ends, however it ends, so a second listener is
 		// refused. NORMAL writes the log without flushing it: #flushed does that, outside the event loop.
 		db.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL');
-		// What is deleted is overwritten, as far as it takes no further writing: it may have been secret.
-		db.exec('PRAGMA secure_delete = FAST');
+		// What is deleted, or moved by a change of its row, is overwritten: it may have been secret. FAST would leave whole pages,
+		// which long values have for themselves.
+		db.exec('PRAGMA secure_delete = ON');
 		db.exec('PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY');
 		db.exec('BEGIN IMMEDIATE');
 		const { user_version: version } = db.prepare('PRAGMA user_version').get() as { user_version: number };
@@ -553,6 +557,7 @@ export class SqliteStore implements Store {
 		if (run.plan.secretParameters === undefined) return;
 		this.#sql.setParameters.run(JSON.stringify(shownParameters(run)), run.seq);
 		this.#sql.clearInput.run(run.seq, -1);
+		this.#forget = true;
 	}
 
 	#addEnded(route: string, runs: number): void {
@@ -698,18 +703,37 @@ export class SqliteStore implements Store {
 		}
 	}
 
-	/** Resolves when all that is committed would survive power loss. Moves the log into the file when it has grown. */
+	/**
+	 * Resolves when all that is committed would survive power loss. Moves the log into the file when it has grown, or has what is to
+	 * be forgotten.
+	 */
 	async #flushed(): Promise<void> {
 		// A failure is caught by nobody and ends the process, which is meant: after a failed flush the kernel forgets the pages
 		// it could not write, so only what the next start reads from the disk can be trusted.
 		await fdatasync(this.#logFd);
-		if (++this.#commits % 16 !== 0) return;
-		const { log } = this.#sql.logSize.get() as unknown as { log: number };
-		if (log < checkpointPages) return;
+		const look = ++this.#commits % 16 === 0;
+		const { log } = look ? (this.#sql.logSize.get() as unknown as { log: number }) : { log: 0 };
+		if (log < checkpointPages && !this.#forget) return;
 		// SQLite would flush the file while the event loop stands still. Told not to, it leaves that to us, which is safe as
 		// long as nothing is written meanwhile: only the next write begins to overwrite the log.
-		this.#db.exec('PRAGMA synchronous = OFF; PRAGMA wal_checkpoint(PASSIVE); PRAGMA synchronous = NORMAL');
+		if (!this.#checkpoint('PASSIVE')) return;
 		await fdatasync(this.#fileFd);
+		// Nothing is left to move; now that the file is on disk, the log may be emptied.
+		if (this.#forget && this.#checkpoint('TRUNCATE')) this.#forget = false;
+	}
+
+	/** False when the disk has no room for it: then the log stays, which is enough, and it is tried again. */
+	#checkpoint(how: 'PASSIVE' | 'TRUNCATE'): boolean {
+		this.#db.exec('PRAGMA synchronous = OFF');
+		try {
+			this.#db.exec(`PRAGMA wal_checkpoint(${how})`);
+			return true;
+		} catch (error) {
+			if (unavailableError(error) === undefined) throw error;
+			return false;
+		} finally {
+			this.#db.exec('PRAGMA synchronous = NORMAL');
+		}
 	}
 }
 
