@@ -552,8 +552,9 @@ export class Shells {
 		const begun = shell.begin(this.#environment.SHELL);
 		// Handled below, where it is waited for together with others.
 		begun.catch(() => {});
-		// script(1) has its command run by $SHELL, which may be anything.
-		const command = `exec /bin/sh -s <"${pipes.script}" 4>"${pipes.words}"`;
+		// script(1) has its command run by $SHELL, which may be anything. What a shell starts with & ignores INT and QUIT, and so would
+		// every program after it; a shell cannot take that back.
+		const command = `exec env --default-signal=INT,QUIT /bin/sh -s <"${pipes.script}" 4>"${pipes.words}"`;
 		const terminal = await maker.ask(
 			`SHELL=/bin/sh script -q -c ${quote(command)} /dev/null </dev/null >/dev/null 2>&1 & echo $!`,
 		);
