@@ -78,8 +78,14 @@ const firstPause = 200;
 const longestPause = 3_000;
 /** Characters of what git prints that are kept. */
 const longestAnswer = 64 * 1024;
-/** Below the repository's directory. */
+/** Milliseconds after which no change can still be under way. */
+const oldAfter = 86_400_000;
+/** Below the work tree's directory in the repository. */
 const directoryName = 'puppet-webhook';
+
+/** git tidies up after each of its commands unless it is told not to. Once for a change is enough, and not in the background, where nobody would end it. */
+const noHousekeeping = ['-c', 'gc.auto=0', '-c', 'maintenance.auto=false'];
+const housekeeping = ['-c', 'gc.autoDetach=false', '-c', 'maintenance.autoDetach=false'];
 
 /** What git leaves in its directory while something is not finished, and how it is given up. */
 const unfinished: Readonly<Record<string, string>> = {
@@ -121,9 +127,9 @@ class WorkTree {
 
 	async make(): Promise<string | undefined> {
 		const found = await this.#find();
-		const base = path.join(found.commonDirectory, directoryName);
+		const base = path.join(found.gitDirectory, directoryName);
 		await removeLeft(base);
-		const directory = path.join(base, `${process.pid}-${this.#context.values.WEBHOOK_RUN ?? 'run'}`);
+		const directory = path.join(base, ownName());
 		try {
 			return await this.#makeIn(directory, found);
 		} finally {
@@ -136,9 +142,14 @@ class WorkTree {
 		const branch = push?.branch ?? found.branch;
 		for (let attempt = 1; ; attempt++) {
 			const theirs = push && (await this.#fetch(push.remote, branch, found.top));
-			const base = await this.#base(directory, found, theirs, attempt);
+			const { base, follows } = await this.#base(directory, found, theirs, attempt);
+			const same = (file: string) => sameFile(path.join(found.top, file), path.join(directory, file));
+			const dirty = found.dirty.filter((file) => !same(file));
 			const { files, message } = await edit(directory);
-			this.#refuseDirty(found, directory);
+			this.#refuse(
+				found.top,
+				dirty.filter((file) => !same(file)),
+			);
 			if (files.length > 0) {
 				await this.#git(directory, 'stage the file', ['--literal-pathspecs', 'add', '--', ...files]);
 				const paragraphs = message.flatMap((paragraph) => ['-m', paragraph]);
@@ -148,7 +159,7 @@ class WorkTree {
 			}
 			const commit = files.length > 0 ? await this.#commitOf(directory, 'HEAD') : base;
 			if (push && commit !== theirs && !(await this.#push(directory, push, branch, attempt, found))) continue;
-			await this.#bring(found, directory, commit, files);
+			await this.#bring(found, directory, commit, files, follows);
 			return files.length > 0 ? commit : undefined;
 		}
 	}
@@ -164,7 +175,7 @@ class WorkTree {
 		const asked = ['rev-parse', '--show-toplevel', '--git-dir', '--git-common-dir'];
 		const answer = await this.#ask(repo, [...asked, 'HEAD', '--symbolic-full-name', 'HEAD']);
 		const places = answer.ok ? answer : await this.#ask(repo, asked);
-		const [top = '', own = '', common = '', head, ref] = places.text.split('\n');
+		const [top = '', own = '', common = '', head, ref] = withoutWarnings(places.text).split('\n');
 		if (!places.ok) {
 			const why = /dubious ownership/.test(places.text)
 				? `belongs to another user; say, as the listener's user, git config --global --add safe.directory ${repo}`
@@ -175,8 +186,7 @@ class WorkTree {
 			throw this.#failed(
 				`${repo} is not the top of a git work tree; that is ${top || 'nowhere, as it is bare'}`,
 			);
-		if (head === undefined || ref === undefined)
-			throw this.#failed(`${repo} has no commit yet; make the first one`);
+		if (!head || !ref) throw this.#failed(`${repo} has no commit yet; make the first one`);
 		if (!ref.startsWith('refs/heads/'))
 			throw this.#failed(
 				`${repo} has no branch checked out (detached HEAD at ${head.slice(0, 10)}); check one out there, or use a clone that nobody else deploys to`,
@@ -189,7 +199,7 @@ class WorkTree {
 		await this.#waitForIndex(path.join(gitDirectory, 'index.lock'));
 		const status = ['status', '--porcelain', '-z', '--no-renames', '--untracked-files=no'];
 		const { text } = await this.#git(repo, 'look at it', status);
-		const entries = text.split('\0').filter(Boolean);
+		const entries = withoutWarnings(text).split('\0').filter(Boolean);
 		const unmerged = entries.find((entry) => /^(?:U.|.U|AA|DD) /.test(entry));
 		if (unmerged) throw this.#failed(`${repo} has a conflict in ${unmerged.slice(3)}; resolve it first`);
 		return {
@@ -222,8 +232,13 @@ class WorkTree {
 		return this.#commitOf(top, tracking);
 	}
 
-	/** Has the second work tree at the commit to begin from: what is here, on top of what is there. */
-	async #base(directory: string, found: Found, theirs: string | undefined, attempt: number): Promise<string> {
+	/** Has the second work tree at the commit to begin from: what is here, on top of what is there. `follows`: it comes after what is here. */
+	async #base(
+		directory: string,
+		found: Found,
+		theirs: string | undefined,
+		attempt: number,
+	): Promise<{ readonly base: string; readonly follows: boolean }> {
 		const { top, head } = found;
 		const behind = theirs !== undefined && (await this.#isIn(top, head, theirs));
 		const start = behind ? theirs : head;
@@ -232,17 +247,22 @@ class WorkTree {
 			const asked = ['worktree', 'add', '--quiet', '--force', '--detach', directory, start];
 			await this.#git(top, 'make a second work tree', [...quiet, ...asked]);
 		} else await this.#git(directory, 'begin anew', [...quiet, 'reset', '--quiet', '--hard', start]);
-		if (theirs === undefined || behind) return start;
+		if (theirs === undefined || behind) return { base: start, follows: true };
 		const rebased = await this.#ask(directory, [...quiet, 'rebase', '--quiet', theirs]);
-		if (rebased.ok) return this.#commitOf(directory, 'HEAD');
+		if (rebased.ok) {
+			const base = await this.#commitOf(directory, 'HEAD');
+			return { base, follows: base === head };
+		}
 		this.#print(rebased.text);
 		const what = `commits of ${found.branch} that were never pushed conflict with those of the remote`;
 		throw this.#failed(`${what}; rebase them in ${top} by hand`);
 	}
 
-	/** Files that are not as committed are somebody's work, unless they are what this change makes of them. */
-	#refuseDirty({ top, dirty }: Found, directory: string): void {
-		const others = dirty.filter((file) => !sameFile(path.join(top, file), path.join(directory, file)));
+	/**
+	 * Files that are not as committed are somebody's work. Not those that are as this change begins or ends: a listener that died at
+	 * the end of a change has left them.
+	 */
+	#refuse(top: string, others: readonly string[]): void {
 		if (others.length === 0) return;
 		const more = others.length > 3 ? ` and ${others.length - 3} more` : '';
 		throw this.#failed(
@@ -281,15 +301,19 @@ class WorkTree {
 	}
 
 	/** Brings the work tree that others use to a commit. */
-	async #bring(found: Found, directory: string, commit: string, files: readonly string[]): Promise<void> {
+	async #bring(
+		found: Found,
+		directory: string,
+		commit: string,
+		files: readonly string[],
+		follows: boolean,
+	): Promise<void> {
 		const { top, head, dirty } = found;
 		if (commit === head && dirty.length === 0) return;
 		const restore = files.map((file) => replaceFile(found, directory, file));
 		// Files that are not there yet are git's to make.
 		const staged = [...new Set([...files, ...dirty])].filter((file) => fs.existsSync(path.join(top, file)));
-		const keep = (await this.#isIn(top, head, commit))
-			? ['merge', '--quiet', '--ff-only', commit]
-			: ['reset', '--quiet', '--keep', commit];
+		const keep = follows ? ['merge', '--quiet', '--ff-only', commit] : ['reset', '--quiet', '--keep', commit];
 		const add = ['--literal-pathspecs', 'add', '--', ...staged];
 		const added = staged.length === 0 ? undefined : await this.#ask(top, add);
 		const moved = added?.ok === false ? added : await this.#ask(top, keep);
@@ -314,7 +338,7 @@ class WorkTree {
 			'--verify',
 			`${name}^{commit}`,
 		]);
-		return text.trim();
+		return withoutWarnings(text).trim();
 	}
 
 	/** Has git do something that must not fail. @param what completes "git could not …" */
@@ -339,7 +363,7 @@ class WorkTree {
 		const chunks: Buffer[] = [];
 		let length = 0;
 		const result = await this.#context.run({
-			argv: ['git', ...args],
+			argv: ['git', ...(args[0] === 'merge' ? housekeeping : noHousekeeping), ...args],
 			cwd,
 			env: this.#env,
 			stdin: null,
@@ -405,11 +429,21 @@ function sameFile(one: string, other: string): boolean {
 	}
 }
 
+/** Says whose a second work tree is. There is one at a time, as changes of a work tree wait for each other. */
+function ownName(): string {
+	return `${process.pid}@${os.hostname()}`;
+}
+
 /** Removes what listeners that died left behind. */
 async function removeLeft(base: string): Promise<void> {
 	for (const name of await fs.promises.readdir(base).catch(() => [])) {
-		const pid = Number.parseInt(name, 10);
-		if (pid === process.pid || !isAlive(pid)) await removeTree(path.join(base, name));
+		const directory = path.join(base, name);
+		const [pid, host] = name.split('@');
+		const stat = await fs.promises.stat(directory).catch(() => undefined);
+		// Of another host, or container, that has the same files nobody knows whether it lives.
+		const old = stat === undefined || Date.now() - stat.mtimeMs > oldAfter;
+		if (name === ownName() || old || (host === os.hostname() && !isAlive(Number(pid))))
+			await removeTree(directory);
 	}
 }
 
@@ -438,6 +472,11 @@ function hookHint(commonDirectory: string, names: readonly string[]): string {
 	return there.length === 0
 		? ''
 		: `; maybe a git hook refused (${there.join(', ')}), whose reasons are in the output`;
+}
+
+/** What git was asked for, without what it has to say about this host's configuration. */
+function withoutWarnings(text: string): string {
+	return text.replace(/^(?:warning|hint): .*\n/gm, '');
 }
 
 function withoutPasswords(text: string): string {

@@ -28,7 +28,7 @@ export interface Repositories {
 	readonly remote: string;
 	/** A clone with `production` checked out. */
 	readonly clone: string;
-	/** A further clone. */
+	/** A further clone, or the one that was made under this name, as the remote now is. */
 	another(name: string): string;
 	/** Writes a file into a clone, and commits and pushes it. */
 	push(clone: string, file: string, text: string): void;
@@ -44,8 +44,10 @@ export function makeRepositories(files: Readonly<Record<string, string>>): Repos
 	const remote = path.join(directory, 'remote.git');
 	git(directory, 'init', '--quiet', '--bare', '--initial-branch=production', remote);
 	const another = (name: string) => {
-		git(directory, 'clone', '--quiet', remote, name);
-		return path.join(directory, name);
+		const clone = path.join(directory, name);
+		if (fs.existsSync(clone)) git(clone, 'pull', '--quiet', '--rebase');
+		else git(directory, 'clone', '--quiet', remote, name);
+		return clone;
 	};
 	const push = (clone: string, file: string, text: string) => {
 		fs.mkdirSync(path.dirname(path.join(clone, file)), { recursive: true });
