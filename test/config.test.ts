@@ -705,7 +705,7 @@ describe('TLS files', { concurrency: 2 }, () => {
 			[/listen\.tls\.key: .*locked\.key is encrypted/],
 			pem,
 		));
-	test('are refused by halves', () =>
+	test('RK-C9: are refused by halves', () =>
 		refused(withTls('{ key: a.key }'), ['routes.yaml:1:11: listen.tls: "cert" is missing'], pem));
 });
 
@@ -846,7 +846,7 @@ describe('a changed file', { concurrency: 4 }, () => {
 		assert.equal((await listener.get('/b')).status, 202);
 	});
 
-	test('is taken up on SIGHUP', async () => {
+	test('RK-V12: is taken up on SIGHUP', async () => {
 		const listener = await startListener({ routes: routes('a') });
 		fs.writeFileSync(listener.config, routes('b'));
 		listener.process.kill('SIGHUP');

@@ -71,7 +71,7 @@ describe('methods and paths', () => {
 		});
 	}
 
-	test('PW-H6, XC-4: HEAD answers 200 without a body where GET would be taken, and runs nothing', async () => {
+	test('PW-H6, RK-H9, XC-4: HEAD answers 200 without a body where GET would be taken, and runs nothing', async () => {
 		const before = await listener.runCount();
 		const answer = await listener.request('/got', { method: 'HEAD' });
 		assert.equal(answer.status, 200);
@@ -93,7 +93,7 @@ describe('methods and paths', () => {
 		assert.equal(await listener.runCount(), before);
 	});
 
-	test('RK-H8, RK-H10, PW-H5: another method is answered 405 with what is allowed', async () => {
+	test('RK-H8, RK-H10, PW-H5, TW-H9, FX-H4: another method is answered 405 with what is allowed', async () => {
 		for (const method of ['GET', 'PUT', 'DELETE', 'PROPFIND']) {
 			const answer = await listener.request('/posted', { method });
 			assert.match(problem(answer, 405), /takes POST, OPTIONS and not/);
@@ -101,7 +101,7 @@ describe('methods and paths', () => {
 		}
 	});
 
-	test('TW-H7, PW-H5: an unknown path is answered 404', async () => {
+	test('TW-H7, PW-H5, FX-H3: an unknown path is answered 404', async () => {
 		assert.equal(problem(await listener.get('/nowhere'), 404), 'there is no route /nowhere');
 	});
 
@@ -261,7 +261,7 @@ describe('bodies', () => {
 });
 
 describe('waiting', () => {
-	test('nobody waits unless it was asked for: 202 with the place of the run', async () => {
+	test('RK-V1: nobody waits unless it was asked for: 202 with the place of the run', async () => {
 		const answer = await listener.get('/got');
 		assert.equal(answer.status, 202);
 		const [run] = answer.json.runs;

@@ -39,7 +39,7 @@ describe('the first listener', () => {
 		);
 	});
 
-	test('PW-H4: each delivery is a line of the log: who, what, which route, how it was answered', async () => {
+	test('PW-H4, RK-V7, TW-V6, FX-V7: each delivery is a line of the log: who, what, which route, how it was answered', async () => {
 		await listener.post('/nowhere?token=abc');
 		const line = await listener.logged('the delivery', (each) => each.path === '/nowhere');
 		assert.deepEqual([line.method, line.status, line.client], ['POST', 404, '127.0.0.1']);

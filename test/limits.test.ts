@@ -90,7 +90,7 @@ function memoryOf({ process: { pid } }: Listener): number {
 
 const half = 'POST /guarded HTTP/1.1\r\nHost: 127.0.0.1\r\n';
 
-describe('RK-B5, TW-B9, FX-B13, PG-B10: others are answered soon', () => {
+describe('RK-B5, RK-V9, TW-B9, FX-B13, PG-B10: others are answered soon', () => {
 	test('beside 500 callers that send a header byte by byte, who get 408 when their time is over', async () => {
 		const listener = await startListener({ routes: routes('header_timeout: 3s') });
 		const crowd = new Crowd(listener.port);

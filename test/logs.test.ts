@@ -445,7 +445,7 @@ describe('syslog of this host', { skip: missing.length > 0 && `${missing} not fo
 			}
 		});
 
-	test('gets every line as its programs send them, also the last ones, though the signal reaches all', async () => {
+	test('RK-V5: gets every line as its programs send them, also the last ones, though the signal reaches all', async () => {
 		const socket = path.join(temporaryDirectory(), 'log');
 		const daemon = await unixReceiver(socket);
 		const listener = await startListener({

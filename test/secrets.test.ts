@@ -73,7 +73,7 @@ describe('a secret', () => {
 		assert.equal((await listener.post('/plain', '{}', signed('with a line end\n'))).status, 401);
 	});
 
-	test('in an included file is beside that file', async () => {
+	test('FX-C7: in an included file is beside that file', async () => {
 		const listener = await startListener({
 			files: {
 				'more/key': 'of-more',
@@ -173,7 +173,7 @@ describe('a secret that changes', () => {
 		fs.renameSync(`${file}.new`, file);
 	};
 
-	test('counts from then on, without a restart, and the old one no longer', async () => {
+	test('FX-V10: counts from then on, without a restart, and the old one no longer', async () => {
 		const listener = await startListener({ files: { key: 'first\n' }, routes: routesFor('{ file: key }') });
 		assert.equal(await statusFor(listener, 'first'), 202);
 		const file = path.join(listener.dir, 'key');

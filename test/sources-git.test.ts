@@ -410,7 +410,7 @@ describe('forms', () => {
 
 	const form = { 'Content-Type': 'application/x-www-form-urlencoded' };
 
-	test('GitHub signs the form as it is sent', async () => {
+	test('XC-1: GitHub signs the form as it is sent', async () => {
 		const { headers, body } = usual('github');
 		const fixture = { name: '', headers, form: { payload: JSON.stringify(body) }, events: [] };
 		assert.equal((await deliver(listener, 'github', signed(senders.github!, fixture))).status, 202);
