@@ -1,6 +1,7 @@
 /**
- * `npm test`: provides the programs of the host that tests use, then runs every test of test/.
- * `npm test -- ARGS` hands ARGS (files, `--test-name-pattern=…`) to Node's test runner.
+ * `npm test`: provides the programs of the host that tests use, then runs every test of test/ but those of test/servers.
+ * `npm run test:servers`: the same for test/servers, whose servers take longer to install and to start than all the rest.
+ * `-- ARGS` hands ARGS (files, `--test-name-pattern=…`) to Node's test runner.
  */
 
 import { spawn } from 'node:child_process';
@@ -13,14 +14,21 @@ const root = join(import.meta.dirname, '..');
 /** One test; the slowest, with several Puppet runs, take some 20 s on two cores. */
 const testLimit = 120_000;
 /** All tests; Node limits a test but not a file that does not end. CI ends everything after 15 minutes. */
-const limit = 540_000;
+const limits = { usual: 540_000, servers: 360_000 } as const;
 
-const args = process.argv.slice(2);
-if (!(await provideTools())) process.exit(1);
+const given = process.argv.slice(2);
+const suite = given[0] === '--servers' ? 'servers' : 'usual';
+const args = suite === 'servers' ? given.slice(1) : given;
+const limit = limits[suite];
+const all = {
+	usual: ['test/*.test.ts', 'test/!(servers)/**/*.test.ts'],
+	servers: ['test/servers/**/*.test.ts'],
+};
+if (!(await provideTools(suite))) process.exit(1);
 process.exit(await run());
 
 function run(): Promise<number> {
-	const files = args.some((arg) => !arg.startsWith('-')) ? [] : ['test/**/*.test.ts'];
+	const files = args.some((arg) => !arg.startsWith('-')) ? [] : all[suite];
 	const runner = spawn(
 		process.execPath,
 		[

@@ -42,6 +42,12 @@ const tools: readonly Tool[] = [
 	{ debian: 'prometheus', found: { program: 'promtool' }, purpose: 'the check of metrics and alerts' },
 ];
 
+/** What the tests in test/servers use. The Puppet server brings the Puppet agent. */
+const serverTools: readonly Tool[] = [
+	{ debian: 'puppetserver', found: { program: 'puppetserver' }, purpose: 'tests with a Puppet server' },
+	{ debian: 'default-jre-headless', found: { program: 'java' }, purpose: 'tests with a Puppet server' },
+];
+
 /** True where nothing may be skipped for want of a tool. */
 export const inCI = !['', '0', 'false', undefined].includes(process.env.CI);
 
@@ -57,12 +63,16 @@ function onPath(name: string): boolean {
 	});
 }
 
-/** Installs what is missing where that is possible, and says what stays missing. False when that is a failure. */
-export async function provideTools(): Promise<boolean> {
-	let missing = missingTools();
+/**
+ * Installs what is missing where that is possible, and says what stays missing. False when that is a failure.
+ * @param suite `servers` for the tests in test/servers, `usual` for all others.
+ */
+export async function provideTools(suite: 'usual' | 'servers'): Promise<boolean> {
+	const wanted = suite === 'servers' ? serverTools : tools;
+	let missing = missingTools(wanted);
 	if (missing.length > 0 && process.getuid?.() === 0 && onPath('apt-get')) {
 		await installPackages(missing.map((tool) => tool.debian));
-		missing = missingTools();
+		missing = missingTools(wanted);
 	}
 	for (const tool of missing) {
 		console.error(
@@ -72,21 +82,22 @@ export async function provideTools(): Promise<boolean> {
 	return missing.length === 0 || !inCI;
 }
 
-function missingTools(): Tool[] {
-	const gems = missingGems(tools.flatMap((tool) => ('gem' in tool.found ? [tool.found.gem] : [])));
-	return tools.filter(({ found }) =>
+function missingTools(wanted: readonly Tool[]): Tool[] {
+	const gems = missingGems(wanted.flatMap((tool) => ('gem' in tool.found ? [tool.found.gem] : [])));
+	return wanted.filter(({ found }) =>
 		'program' in found ? !onPath(found.program) : gems.includes(found.gem),
 	);
 }
 
 function missingGems(names: string[]): string[] {
+	if (names.length === 0) return [];
 	const question = 'puts ARGV.reject { |name| Gem::Specification.stubs_for(name).any? }';
 	const answer = spawnSync('ruby', ['-e', question, ...names], { encoding: 'utf8' });
 	return answer.status === 0 ? answer.stdout.split('\n') : names;
 }
 
 /**
- * Debian's packages start the services they bring, here Puppet's agent. A policy-rc.d forbids it meanwhile; the host's own,
+ * Debian's packages start the services they bring, here Puppet's agent and server. A policy-rc.d forbids it meanwhile; the host's own,
  * if there is one, stays. An interrupt waits until ours is gone again.
  */
 async function installPackages(packages: readonly string[]): Promise<void> {
