@@ -571,7 +571,7 @@ describe('hieradata in routes.yaml', () => {
 		],
 		[
 			'repo: /r, file: a.yaml, set: { a: 1 }, each: roles',
-			/hieradata\.each: names no parameter; declared are role/,
+			/hieradata\.each: \{\{roles\}\} is used but not declared under params; declared are role/,
 		],
 		[
 			'repo: /r, file: a.yaml, set: { a: 1 }, each: role',

@@ -109,8 +109,7 @@ export function compileHieradata(spec: HieradataSpec, place: StepPlace): Compile
 		if (spec[key] !== undefined && !spec.push) texts.fault('is for "push: true", which is not there', key);
 	}
 	const { each } = spec;
-	if (each !== undefined && !place.rules.has(each))
-		texts.fault(`names no parameter; declared are ${[...place.rules.keys()].join(', ') || 'none'}`, 'each');
+	if (each !== undefined) texts.compile(`{{${each}}}`, 'each');
 	if (each !== undefined && !file.names.includes(each) && !set.some(({ key }) => key.names.includes(each)))
 		texts.fault(`must stand in "file" or in a key, as {{${each}}}, or each time is the same`, 'each');
 	const variables = Object.entries({ ...place.commands.env, ...compileVariables({}, texts) });
