@@ -96,6 +96,7 @@ case $4 in
   role=nobody) echo 'did not discover any nodes'; exit 1 ;;
   role=disabled) echo "Request Aborted: Puppet is disabled: 'maintenance'"; exit 2 ;;
   role=hangs) exec sleep 1000 ;;
+  role=flaky) [ -e "$0.flaky" ] || { touch "$0.flaky"; exit 3; } ;;
 esac
 `;
 
@@ -110,11 +111,15 @@ describe('jenkins-deploy', () => {
 
 	before(async () => {
 		directory = temporaryDirectory();
-		repositories = makeRepositories(
-			Object.fromEntries(
-				['billing', 'web', 'nobody', 'disabled', 'hangs'].map((role) => [`data/roles/${role}.yaml`, text]),
+		repositories = makeRepositories({
+			'hieradata/versions.yaml': 'billing_version_production: 1.0.0\n',
+			...Object.fromEntries(
+				['billing', 'web', 'nobody', 'disabled', 'hangs', 'flaky'].map((role) => [
+					`data/roles/${role}.yaml`,
+					text,
+				]),
 			),
-		);
+		});
 		fs.symlinkSync(repositories.clone, path.join(directory, 'production'));
 		fs.writeFileSync(path.join(directory, 'mco'), mcoStandIn, { mode: 0o755 });
 		const log = path.join(directory, 'mco.log');
@@ -128,7 +133,21 @@ describe('jenkins-deploy', () => {
 routes:
   deploy:
 ${copied.replaceAll(/^(?=.)/gm, '    ')}
+  again:
+    retry: { attempts: 2, delay: 10ms }
+${copied.replaceAll(/^(?=.)/gm, '    ')}
   shipped: { preset: jenkins-deploy }
+  versions:
+    preset: jenkins-deploy
+    params: { service: { required: true } }
+    steps:
+      - hieradata:
+          repo: ${repositories.clone}
+          file: hieradata/versions.yaml
+          set: { "{{key}}": "{{version}}" }
+          message: "{{service}} {{version}} for {{environment}}"
+          push: true
+          branch: production
 `,
 		});
 	});
@@ -158,6 +177,21 @@ ${copied.replaceAll(/^(?=.)/gm, '    ')}
 			200,
 		);
 		assert.match(repositories.pushed('data/roles/billing.yaml'), /^profile::billing::version: 1\.2\.0$/m);
+	});
+
+	test('JW-3, JW-4: repository, file and branch are what the route says, with steps of its own', async () => {
+		const { status, run } = await deploy({ ...billing, service: 'billing', version: '4.0.0' }, 'versions');
+		assert.equal(status, 200, JSON.stringify(run));
+		assert.equal(repositories.pushed('hieradata/versions.yaml'), 'billing_version_production: 4.0.0\n');
+		assert.equal(repositories.subjects()[0], 'billing 4.0.0 for production');
+		assert.equal((await deploy({ ...billing, version: '4.0.0' }, 'versions')).status, 422);
+	});
+
+	test('a run that is started again after mco failed goes on to mco, though the version is there', async () => {
+		const { status, run, called } = await deploy({ ...billing, role: 'flaky', version: '4.0.0' }, 'again');
+		assert.equal(status, 200, JSON.stringify(run));
+		assert.equal(run.attempt, 2);
+		assert.deepEqual(called, [runonce('flaky'), runonce('flaky')]);
 	});
 
 	test('JW-5: without a version only Puppet is run', async () => {
