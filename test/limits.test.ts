@@ -143,6 +143,31 @@ describe('RK-B5, RK-V9, TW-B9, FX-B13, PG-B10: others are answered soon', () => 
 		await othersAreServed(listener);
 	});
 
+	test('beside large bodies of callers that are not known, as these are not parsed', async () => {
+		const listener = await startListener({ routes: routes('') });
+		const { pid } = listener.process;
+		const ticks = () => {
+			const fields = fs.readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]!.split(' ');
+			return Number(fields[11]) + Number(fields[12]);
+		};
+		const body = Buffer.from(`[${'{"a":"b"},'.repeat(2_000_000)}1]`);
+		const cost = async (status: number, headers: Record<string, string>) => {
+			const before = ticks();
+			for (let round = 0; round < 3; round++) {
+				const answer = await listener.post('/guarded', body, {
+					'content-type': 'application/json',
+					...headers,
+				});
+				assert.equal(answer.status, status, answer.text);
+			}
+			return ticks() - before;
+		};
+		await cost(401, {});
+		const [unknown, known] = [await cost(401, {}), await cost(202, authorization)];
+		assert.ok(unknown < known / 2, `${unknown} of ${known} ticks`);
+		await othersAreServed(listener);
+	});
+
 	test('beside runs that take long, and callers that wait for them', async () => {
 		const more = `  slow: { params: { file: { pattern: ".*" } }, concurrency: { limit: 4 }, command: 'until test -e "$file"; do sleep 0.1; done' }\n`;
 		const listener = await startListener({ routes: routes('', more) });

@@ -27,6 +27,12 @@ type Kind = 'none' | 'json' | 'form' | 'multipart' | 'untyped' | 'other';
 
 const nothing = Buffer.alloc(0);
 
+/**
+ * Bytes. What is larger, or may be once it is decompressed, is parsed when somebody asks what it means, and so for verified senders
+ * alone: 20 MB of JSON keep everybody waiting for a second. So much takes less than a millisecond.
+ */
+const mostParsedEarly = 64 * 1024;
+
 /** Senders that have no body to send say so by neither header; `Content-Length: 0` says it as well. */
 function hasBody(request: IncomingMessage): boolean {
 	const length = request.headers['content-length'];
@@ -61,24 +67,33 @@ export class BodyReader {
 	async read(ctx: Context, limits: BodyLimits): Promise<ArrivedBody> {
 		const { req, res, request } = ctx;
 		const kind = kindOf(req);
-		if (kind === 'none') return new ArrivedBody(kind, nothing, req.headers, limits.size, {});
-		if (Number(req.headers['content-length']) > limits.size) throw tooLarge(limits.size);
+		if (kind === 'none') return new ArrivedBody(kind, nothing, req.headers, limits.size, nothingRead);
+		const length = Number(req.headers['content-length'] ?? Number.POSITIVE_INFINITY);
+		if (length > limits.size && length < Number.POSITIVE_INFINITY) throw tooLarge(limits.size);
 		// Only now: a sender that waits for this has then not sent what we would refuse unread.
 		if (req.headers.expect !== undefined) res.writeContinue();
 
 		const bytes = takeBytes(req, limits);
+		if (length > mostParsedEarly || req.headers['content-encoding'] !== undefined) {
+			const raw = await bytes;
+			const { method = '', headers } = req;
+			return new ArrivedBody(kind, raw, headers, limits.size, () =>
+				this.#reading(arrivingNow({ method, headers, body: raw }), kind, limits.size),
+			);
+		}
 		// No await since takeBytes: both readers have to see the first byte.
-		const reading = this.#parse(ctx, kind, limits.size);
+		const reading = this.#reading(ctx, kind, limits.size);
 		const raw = await bytes;
-		const failure = await reading;
-		const { body, rawBody } = request;
+		await reading;
 		// A caller may wait for hours, and what it sent is not to be kept as long.
 		request.body = request.rawBody = undefined;
-		return new ArrivedBody(kind, raw, req.headers, limits.size, {
-			value: body as Body,
-			text: rawBody as string | undefined,
-			failure,
-		});
+		return new ArrivedBody(kind, raw, req.headers, limits.size, () => reading);
+	}
+
+	async #reading(ctx: Context, kind: Kind, limit: number): Promise<Reading> {
+		const failure = await this.#parse(ctx, kind, limit);
+		const { body, rawBody } = ctx.request;
+		return { value: body as Body, text: rawBody as string | undefined, failure };
 	}
 
 	/** Lets koa-bodyparser read what it knows. Gives what it has to say against it, instead of throwing that. */
@@ -126,6 +141,11 @@ export async function readKept(
 	{ method, headers, body }: Pick<Delivery, 'method' | 'headers' | 'body'>,
 	size: number,
 ): Promise<ArrivedBody> {
+	return new BodyReader().read(arrivingNow({ method, headers, body }), { size, time: 60_000 });
+}
+
+/** A body that has arrived already, as one that is about to. */
+function arrivingNow({ method, headers, body }: Pick<Delivery, 'method' | 'headers' | 'body'>): Context {
 	const request = new IncomingMessage(new Socket());
 	request.method = method;
 	// How it was cut out of a connection then does not matter any more.
@@ -133,8 +153,7 @@ export async function readKept(
 	Object.assign(request.headers, others, { 'content-length': String(body.length) });
 	request.push(body);
 	request.push(null);
-	const ctx = new Koa().createContext(request, new ServerResponse(request));
-	return new BodyReader().read(ctx, { size, time: 60_000 });
+	return new Koa().createContext(request, new ServerResponse(request));
 }
 
 /** The sender closed the connection before its body was complete; there is nobody to answer. */
@@ -185,6 +204,8 @@ interface Reading {
 	readonly failure?: unknown;
 }
 
+const nothingRead = async (): Promise<Reading> => ({});
+
 /** A body that has arrived: `raw` is fit for signatures; the rest reads it. */
 export class ArrivedBody {
 	/** The exact bytes received, before any decompression. */
@@ -193,15 +214,23 @@ export class ArrivedBody {
 	readonly #type: string;
 	readonly #encoding: string;
 	readonly #limit: number;
-	readonly #reading: Reading;
+	/** Reads it when asked first, if that has not been done. */
+	readonly #read: () => Promise<Reading>;
+	#reading: Promise<Reading> | undefined;
 
-	constructor(kind: Kind, raw: Buffer, headers: IncomingHttpHeaders, limit: number, reading: Reading) {
+	constructor(
+		kind: Kind,
+		raw: Buffer,
+		headers: IncomingHttpHeaders,
+		limit: number,
+		read: () => Promise<Reading>,
+	) {
 		this.raw = raw;
 		this.#kind = raw.length === 0 ? 'none' : kind;
 		this.#type = headers['content-type'] ?? '';
 		this.#encoding = headers['content-encoding'] ?? 'identity';
 		this.#limit = limit;
-		this.#reading = reading;
+		this.#read = read;
 	}
 
 	/**
@@ -255,8 +284,9 @@ export class ArrivedBody {
 			throw new UnsupportedMediaType(`a body in charset "${charset}" is not understood; send it in UTF-8`);
 		}
 		if (this.#kind === 'multipart') return parseMultipart(await this.content(), this.#type);
-		await this.#checkText();
-		const { failure, text, value } = this.#reading;
+		this.#reading ??= this.#read();
+		const { failure, text, value } = await this.#reading;
+		await this.#checkText(text);
 		if (failure !== undefined) throw this.#complaint(failure as Error);
 		// koa-bodyparser is stricter than we are in reading the header, and then takes the body for none of its own.
 		if (text === undefined) throw new BadRequest('the header Content-Type is malformed');
@@ -264,8 +294,7 @@ export class ArrivedBody {
 	}
 
 	/** koa-bodyparser puts U+FFFD where bytes are no UTF-8, and a changed value must not reach a command. */
-	async #checkText(): Promise<void> {
-		const { text } = this.#reading;
+	async #checkText(text: string | undefined): Promise<void> {
 		if (this.#encoding !== 'identity' && !text?.includes('\uFFFD')) return;
 		if (!isUtf8(await this.content())) throw new BadRequest('the body is not UTF-8 text');
 	}
