@@ -5,6 +5,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
 	type Listener,
 	processesOf,
@@ -130,7 +131,7 @@ describe('a command', () => {
 
 	const inDir = (name: string) => path.join(listener.dir, name);
 
-	test('that is a string is run by the shell, and reads parameters as variables only', async () => {
+	test('RK-V2: that is a string is run by the shell, and reads parameters as variables only', async () => {
 		const run = await finished(listener, 'text', { role: 'web', note: '$(touch made) `id` "; exit 7; #' });
 		assert.equal(run.state, 'succeeded');
 		assert.equal(run.text, '/bin/sh|web|$(touch made) `id` "; exit 7; #|sub|func\n');
@@ -379,7 +380,7 @@ describe('a command', () => {
 			);
 		});
 
-		test('lines, each of which is logged once with run and route, before the run is said to have finished', async () => {
+		test('RK-V6: lines, each of which is logged once with run and route, before the run is said to have finished', async () => {
 			const run = await finished(listener, 'streams');
 			await listener.logged('the end', (line) => line.message === 'run finished' && line.run === run.id);
 			const lines = listener.log().filter((line) => line.run === run.id && line.level === 'info');
@@ -442,7 +443,7 @@ describe('a command', () => {
 			for (const id of ids) assert.equal((await listener.ended(id)).state, 'succeeded');
 		});
 
-		test('that says queue waits its turn, and other groups do not wait for it', async () => {
+		test('RK-V3, TW-V3: that says queue waits its turn, and other groups do not wait for it', async () => {
 			fs.rmSync(inDir('go'), { force: true });
 			fs.rmSync(inDir('order'), { force: true });
 			const busy = [];
@@ -485,6 +486,33 @@ const lines = (listener: Listener, name: string) => {
 	const file = path.join(listener.dir, name);
 	return fs.existsSync(file) ? fs.readFileSync(file, 'utf8').split('\n').filter(Boolean) : [];
 };
+
+/** How often a process has asked the system to write something; threads that wake each other do so as well. */
+function writesOf(pid: number): number {
+	return Number(/^syscw: (\d+)$/m.exec(fs.readFileSync(`/proc/${pid}/io`, 'latin1'))?.[1]);
+}
+
+test('a run that waits for its group costs nothing while it waits, whatever has run meanwhile', async () => {
+	const listener = await startListener({
+		routes: `
+routes:
+  long: { command: sleep 300 }
+  short: { command: 'true', wait: true }
+`,
+	});
+	const waiting = [await accept(listener, 'long'), await accept(listener, 'long')];
+	const call = async () => {
+		for (let i = 0; i < 30; i++) assert.equal((await listener.post('/short')).status, 200);
+	};
+	await Promise.all(Array.from({ length: 16 }, call));
+	const pid = listener.process.pid!;
+	await until('the listener to be idle', async () => {
+		const before = writesOf(pid);
+		await sleep(1000);
+		return writesOf(pid) - before < 50;
+	});
+	for (const id of waiting.reverse()) await listener.post(`/-/runs/${id}/cancel`);
+});
 
 describe('when the listener is killed', () => {
 	test('PW-H13: what it answered 202 to is run after the next start, in order, each once', async () => {
@@ -564,7 +592,7 @@ describe('when what started a program is killed', () => {
 });
 
 describe('when the listener is told to stop', () => {
-	test('runs under way end, and the rest is left for the next start', async () => {
+	test('TW-V7: runs under way end, and the rest is left for the next start', async () => {
 		const listener = await startListener({ routes: crashRoutes });
 		const ids = [await accept(listener, 'wait', { n: '0' }), await accept(listener, 'wait', { n: '1' })];
 		await until('the first to begin', () => lines(listener, 'begun').length === 1);

@@ -92,12 +92,12 @@ export class Queue {
 	#performing = 0;
 	/** Runs in the queue, and those on their way into it that no claim was made for. With none there is nothing to look for. */
 	#queued = 0;
-	/** Ends so far. Each may have made room for a run that a claim on its way did not find ready. */
-	#ends = 0;
 	/** Places that claims on their way may fill. */
 	#claiming = 0;
 	/** A run may have been left in the queue because those places were not free. */
 	#refused = false;
+	/** A look for everything that can be started is on its way. */
+	#claimingRest = false;
 	#started = false;
 	/** The next look at runs whose next attempt is due. */
 	#due: NodeJS.Timeout | undefined;
@@ -326,44 +326,64 @@ export class Queue {
 	/**
 	 * Starts up to so many runs, as far as there are places for them. Gives how many it asked the store for.
 	 * @param unlocked lock files that nobody holds
+	 * @param back called when it is known what has come of it
 	 */
-	#claim(wanted: number, unlocked: readonly string[] = []): number {
-		if (!this.#started || this.#draining) return 0;
-		const asked = Math.max(0, Math.min(wanted, this.#limit - this.#performing - this.#claiming));
+	#claim(wanted: number, unlocked: readonly string[] = [], back = () => {}): number {
+		const possible = this.#started && !this.#draining;
+		const asked = possible
+			? Math.max(0, Math.min(wanted, this.#limit - this.#performing - this.#claiming))
+			: 0;
 		if (asked < wanted && this.#claiming > 0) this.#refused = true;
-		if (asked === 0) return 0;
-		const ends = this.#ends;
+		if (asked === 0) {
+			back();
+			return 0;
+		}
 		this.#claiming += asked;
 		const free = unlocked.filter((file) => this.#lockFiles.take(file));
 		this.#store.claim(asked, free).then(
 			(runs) => {
 				this.#claiming -= asked;
 				this.#queued -= runs.length;
+				back();
 				for (const file of free) {
 					if (!runs.some(({ plan }) => plan.lockfile === file)) this.#lockFiles.leave(file, false);
 				}
 				for (const run of runs) this.#begin(run);
-				// One was there for the one that was expected. If there were several, there may be more.
-				const more = runs.length === asked ? asked > 1 : ends !== this.#ends;
-				if (more || this.#refused) {
-					this.#refused = false;
-					if (this.#queued > 0) this.#claim(this.#limit);
-				}
+				// One was there for the one that was expected. If there were several, there may be more; and places that were not
+				// filled are those that somebody may have been refused.
+				if (runs.length === asked ? asked > 1 : this.#refused) this.#claimRest();
 				this.#look();
 			},
 			(error) => {
 				this.#claiming -= asked;
+				back();
 				for (const file of free) this.#lockFiles.leave(file, false);
 				if (!(error instanceof StoreUnavailable)) throw error;
-				setTimeout(() => this.#claim(this.#limit), retryAfter);
+				setTimeout(() => this.#claimRest(), retryAfter);
 			},
 		);
 		return asked;
 	}
 
+	/**
+	 * Starts whatever can be started, once another such look is back: two at a time would hold places that the other looks for,
+	 * and have each other look again for ever.
+	 */
+	#claimRest(): void {
+		if (this.#claimingRest) {
+			this.#refused = true;
+			return;
+		}
+		this.#refused = false;
+		if (this.#queued === 0) return;
+		this.#claimingRest = true;
+		this.#claim(this.#limit, [], () => {
+			this.#claimingRest = false;
+		});
+	}
+
 	/** A run has ended: starts the next. */
 	#claimNext(): void {
-		this.#ends++;
 		// Two, because the end of one may let more than one begin.
 		if (this.#queued > 0) this.#claim(2);
 	}
