@@ -110,9 +110,9 @@ reportdir = ${at('reports')}
 autosign = true
 keylength = 2048
 `,
-		'run/restart': '0',
 	};
 	for (const [name, text] of Object.entries(files)) fs.writeFileSync(at(name), `${text}\n`);
+	// The server counts its starts here, as soon as it serves.
 	fs.writeFileSync(at('run/restart'), '0');
 	// Puppet gives its files to this user when it is root, and then has to be able to read them.
 	const [uid, gid] = process.getuid?.() === 0 ? [id('-u'), id('-g')] : [undefined, undefined];
