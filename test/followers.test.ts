@@ -55,6 +55,7 @@ routes:
       until [ -e go/1 ]; do sleep 0.02; done
       [ -e tried ] || { touch tried; exit 1; }
       echo "some more"
+  flood: { command: 'head -c 30000000 /dev/zero' }
   other: { command: 'true' }
 `;
 
@@ -331,6 +332,20 @@ describe('followers of one run', () => {
 		for (const [index, follower] of all.entries()) {
 			assert.equal(follower.fault, undefined, `follower ${index}`);
 			assert.ok(follower.complete, `follower ${index} received ${follower.received} bytes`);
+		}
+	});
+
+	test('a stream ends also when the output was overwritten faster than it was read', async () => {
+		const listener = await listening();
+		for (let flood = 0; flood < 5; flood++) {
+			const { id } = await startTelling(listener, 0, 0, 'flood');
+			const zeros = Buffer.alloc(30_000_000);
+			const follower = new Follower(listener, id, 'application/octet-stream', zeros);
+			await follower.answered();
+			await until('the stream to end', () => follower.ended || follower.fault !== undefined);
+			assert.equal(follower.fault, undefined);
+			// At least what is kept in the end.
+			assert.ok(follower.received >= 10 * 1024 * 1024, `${follower.received} bytes`);
 		}
 	});
 

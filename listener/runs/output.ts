@@ -316,8 +316,10 @@ export class Outputs {
 				// Looked at before reading: when it becomes true meanwhile, there may be more to read.
 				const { over } = tail;
 				const before = from;
-				// What lies before the tail everybody reads by himself.
-				if (from < tail.from) {
+				// What lies before the tail everybody reads by himself; unless the run was started again, and the tail is about to begin anew.
+				const growing = this.#growing.get(id);
+				const present = growing === undefined || growing.attempt === tail.attempt;
+				if (from < tail.from && present) {
 					for await (const earlier of this.read(id, from)) {
 						from = end(earlier);
 						yield earlier;
@@ -339,7 +341,10 @@ export class Outputs {
 		let tail = this.#tails.get(id);
 		if (tail === undefined || tail.over) {
 			const from = this.#growing.get(id)?.size ?? 0;
-			tail = new Tail(from, (signal) => this.#masked(id, from, (start) => this.#follow(id, start, signal)));
+			const attempt = () => this.#growing.get(id)?.attempt;
+			tail = new Tail(from, attempt, (signal) =>
+				this.#masked(id, from, (start) => this.#follow(id, start, signal)),
+			);
 			this.#tails.set(id, tail);
 		}
 		return tail;
@@ -503,6 +508,9 @@ class Tail {
 	round = 0;
 	/** True when nothing more comes. */
 	over = false;
+	/** Of which attempt it is; undefined as long as that is not known. */
+	attempt: number | undefined;
+	readonly #underWay: () => number | undefined;
 	readonly #stop = new AbortController();
 	readonly #source: AsyncGenerator<OutputPart, void, undefined>;
 	/** Without gaps, but for those that are said as cuts. */
@@ -514,8 +522,17 @@ class Tail {
 	#error: unknown;
 	readonly #waiting = new Set<() => void>();
 
-	/** @param source output from `from` on, until its signal aborts */
-	constructor(from: number, source: (signal: AbortSignal) => AsyncGenerator<OutputPart, void, undefined>) {
+	/**
+	 * @param attempt the one under way, if there is one
+	 * @param source output from `from` on, until its signal aborts
+	 */
+	constructor(
+		from: number,
+		attempt: () => number | undefined,
+		source: (signal: AbortSignal) => AsyncGenerator<OutputPart, void, undefined>,
+	) {
+		this.attempt = attempt();
+		this.#underWay = attempt;
 		this.#from = from;
 		this.#end = from;
 		this.#source = source(this.#stop.signal);
@@ -585,10 +602,12 @@ class Tail {
 	#take(part: OutputPart): void {
 		if (part.from < this.#end) {
 			this.round++;
+			this.attempt = undefined;
 			this.#parts.length = 0;
 			this.#size = 0;
 			this.#from = part.from;
 		}
+		this.attempt ??= this.#underWay();
 		this.#parts.push({ ...part, made: new Map() });
 		this.#size += part.bytes.length;
 		this.#end = end(part);
@@ -622,15 +641,15 @@ class FileReader {
 	async part(from: number, size: number): Promise<OutputPart | undefined> {
 		const asked = from;
 		const most = this.#head + this.#tail;
-		let oldest = size - this.#tail;
+		let oldest = size > most ? size - this.#tail : 0;
 		for (;;) {
-			if (size > most && from >= this.#head) from = Math.max(from, oldest);
+			if (from >= this.#head) from = Math.max(from, oldest);
 			const found = from < size ? await this.#bytes(from, size) : undefined;
 			if (found === undefined) return undefined;
 			// Where the ring was overwritten while we read, what we have is newer than its offset says.
 			const written = from >= this.#head ? await this.#written() : 0;
-			oldest = Math.max(oldest, written - this.#tail);
-			const lost = from >= this.#head && written > most ? Math.max(0, oldest - from) : 0;
+			if (written > most) oldest = Math.max(oldest, written - this.#tail);
+			const lost = from >= this.#head ? Math.max(0, oldest - from) : 0;
 			if (lost >= found.length) continue;
 			const bytes = found.subarray(lost);
 			from += lost;
