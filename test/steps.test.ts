@@ -564,7 +564,7 @@ describe('steps that are refused', () => {
 		[
 			'an empty step',
 			'    steps: [{}]\n',
-			/^steps item 1: does nothing: a step has one of command, http, trigger$/,
+			/^steps item 1: does nothing: a step has one of command, hieradata, http, trigger$/,
 		],
 		[
 			'a step that is two',
