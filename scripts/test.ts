@@ -33,8 +33,8 @@ function run(): Promise<number> {
 		process.execPath,
 		[
 			'--test',
-			// TAP ends with `# tests …`, `# pass …`, which CI's readers look for; people read the other.
-			`--test-reporter=${inCI ? 'tap' : 'spec'}`,
+			// TAP ends with `# tests …`, `# pass …`, which CI's readers look for, and should find once; people read the other.
+			`--test-reporter=${inCI && suite === 'usual' ? 'tap' : 'spec'}`,
 			`--test-timeout=${testLimits[suite]}`,
 			// Tests mostly wait for other processes; Node's own default would be one file at a time on two cores.
 			`--test-concurrency=${availableParallelism()}`,

@@ -87,36 +87,42 @@ node default {
 }
 `;
 
-serverTest('pp_role in the certificate decides whether a node may call, in the last run stage', async (t) => {
-	const here = await site();
-	const { server, listener, sender, reader } = here;
-	server.environment('production', { 'manifests/site.pp': announcing(here) });
-	const [opened, refused] = await Promise.all([
-		sender.puppetRun('production'),
-		reader.puppetRun('production'),
-	]);
+serverTest(
+	'PW-T17: pp_role in the certificate decides whether a node may call, in the last run stage',
+	async (t) => {
+		const here = await site();
+		const { server, listener, sender, reader } = here;
+		server.environment('production', { 'manifests/site.pp': announcing(here) });
+		const [opened, refused] = await Promise.all([
+			sender.puppetRun('production'),
+			reader.puppetRun('production'),
+		]);
 
-	await t.test('the right role: the run knows who called, and its output is in the report', () => {
-		assert.equal(opened.code, 2, opened.stdout + opened.stderr);
-		const said = 'one.nodes.test is built: web::front';
-		assert.ok(opened.stdout.includes(`/Stage[last]/Announce/Http[node_is_built]: ${said}\n`), opened.stdout);
-		assert.match(opened.stdout, /sent POST https:\/\/localhost:\S+: 200 OK, run \w{26} succeeded$/m);
-		const report = server.reports(sender.certname).at(-1) ?? '';
-		assert.ok(report.includes(`message: '${said}'`), report);
-		assert.match(report, /^status: changed$/m);
-	});
+		await t.test('the right role: the run knows who called, and its output is in the report', () => {
+			assert.equal(opened.code, 2, opened.stdout + opened.stderr);
+			const said = 'one.nodes.test is built: web::front';
+			assert.ok(
+				opened.stdout.includes(`/Stage[last]/Announce/Http[node_is_built]: ${said}\n`),
+				opened.stdout,
+			);
+			assert.match(opened.stdout, /sent POST https:\/\/localhost:\S+: 200 OK, run \w{26} succeeded$/m);
+			const report = server.reports(sender.certname).at(-1) ?? '';
+			assert.ok(report.includes(`message: '${said}'`), report);
+			assert.match(report, /^status: changed$/m);
+		});
 
-	await t.test('another role: the resource fails with the status, and the log says why', async () => {
-		assert.equal(refused.code, 6, refused.stdout + refused.stderr);
-		assert.match(
-			refused.stderr,
-			/Http\[node_is_built\]\/ensure: .* failed: POST https:\S+: 403 Forbidden instead of 200-299: ./,
-		);
-		assert.doesNotMatch(refused.stderr, /web::/, 'the caller is not told what would do');
-		assert.match(server.reports(reader.certname).at(-1) ?? '', /^status: failed$/m);
-		await listener.logged('the refusal', ({ reason }) => /another pp_role/.test(String(reason)));
-	});
-});
+		await t.test('another role: the resource fails with the status, and the log says why', async () => {
+			assert.equal(refused.code, 6, refused.stdout + refused.stderr);
+			assert.match(
+				refused.stderr,
+				/Http\[node_is_built\]\/ensure: .* failed: POST https:\S+: 403 Forbidden instead of 200-299: ./,
+			);
+			assert.doesNotMatch(refused.stderr, /web::/, 'the caller is not told what would do');
+			assert.match(server.reports(reader.certname).at(-1) ?? '', /^status: failed$/m);
+			await listener.logged('the refusal', ({ reason }) => /another pp_role/.test(String(reason)));
+		});
+	},
+);
 
 serverTest('a revoked node is refused as soon as the listener’s Puppet agent has the new list', async () => {
 	const here = await site();
@@ -144,7 +150,7 @@ serverTest('the exit code of a Puppet run tells what became of its calls', async
 	const { server, sender } = here;
 	const outcomes: readonly (readonly [string, number, number, string, RegExp, ...string[]])[] = [
 		['nothing to send', 0, 0, "http { 'hello': refreshonly => true }", /Applied catalog/],
-		['noop mode', 0, 0, "http { 'hello': }", /should be 'GET https:.*\/hello' \(noop\)/, '--noop'],
+		['PW-T10: noop mode', 0, 0, "http { 'hello': }", /should be 'GET https:.*\/hello' \(noop\)/, '--noop'],
 		[
 			'an attribute that does not exist, which the server refuses',
 			...([1, 0, "http { 'hello': } http { 'x': metod => 'get' }"] as const),
@@ -179,7 +185,7 @@ serverTest('the exit code of a Puppet run tells what became of its calls', async
 	}
 });
 
-serverTest('a deferred value comes to the node alone, and no secret to the reports', async (t) => {
+serverTest('PW-T15: a deferred value comes to the node alone, and no secret to the reports', async (t) => {
 	const here = await site();
 	const { server, listener, sender } = here;
 	server.environment('secrets', {
@@ -400,7 +406,7 @@ classes: [examples::route]
 		return member.puppetRun('original', [], { FACTER_some_fact: 'of the node' });
 	};
 
-	await t.test('a GET of a route: as it stands', async () => {
+	await t.test('PW-T1: a GET of a route: as it stands', async () => {
 		const ran = await including('examples::route');
 		assert.equal(ran.code, 2, ran.stdout + ran.stderr);
 		assert.deepEqual(
@@ -409,7 +415,7 @@ classes: [examples::route]
 		);
 	});
 
-	await t.test('a POST with data: wants a comma', async () => {
+	await t.test('PW-T2, PW-T6: a POST with data: wants a comma', async () => {
 		const pasted = await including('examples::api');
 		assert.equal(pasted.code, 1);
 		assert.match(pasted.stderr, /Syntax error at 'header'/);
@@ -427,7 +433,7 @@ classes: [examples::route]
 	});
 
 	let output = '';
-	await t.test('the listener of the Puppet server: as it stands', async () => {
+	await t.test('PW-L5: the listener of the Puppet server: as it stands', async () => {
 		const ran = await master.puppetRun('original');
 		assert.equal(ran.code, 2, ran.stdout + ran.stderr);
 		const again = await master.puppetRun('original');
