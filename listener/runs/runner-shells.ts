@@ -460,21 +460,32 @@ class Maker {
 }
 
 /**
- * What the maker does at the end of its script, when the listener has died: TERM, and KILL for what is left after 10 s, the
- * usual `kill_after`; each run's own was known to the listener alone. Looked at five times a second, to be gone with the last.
+ * What the maker does at the end of its script, when the listener has died. First it stops the shells, which might start one
+ * program more that they were told of, and then wait for ever for somebody to read what it prints. What they have started gets
+ * TERM, and KILL after 10 s, the usual `kill_after`; each run's own was known to the listener alone.
  */
 const atEnd = `
 shells=
 signal() {
 	found=1
-	for shell in $shells; do
-		programs=
-		read -r programs </proc/$shell/task/$shell/children
-		for program in $programs; do kill -$1 -- -$program; found=0; done
-	done
+	for program in $programs; do kill -s $1 -- -$program && found=0; done
 	return $found
 }
-trap 'looks=50; signal TERM; while signal 0 && [ $looks -gt 0 ]; do sleep 0.2; looks=$((looks - 1)); done; signal KILL' EXIT
+over() {
+	programs=
+	for shell in $shells; do
+		kill -s STOP $shell
+		started=
+		read -r started </proc/$shell/task/$shell/children
+		programs="$programs $started"
+	done
+	for shell in $shells; do kill -s KILL $shell; done
+	looks=50
+	signal TERM
+	while signal 0 && [ $looks -gt 0 ]; do sleep 0.2; looks=$((looks - 1)); done
+	signal KILL
+}
+trap over EXIT
 `;
 
 /** The shells of a listener, as many as programs are started at a time. */
