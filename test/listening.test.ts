@@ -49,7 +49,7 @@ function opened(listener: Listener, count: number): Promise<LogLine[]> {
 }
 
 describe('addresses', () => {
-	test('TW-C2: without a word it listens on loopback only', async () => {
+	test('TW-C2, RK-V11: without a word it listens on loopback only', async () => {
 		const listener = await startListener(listening('{ port: 0 }'));
 		assert.match(String(addresses(listener)[0]?.address), /^127\.0\.0\.1:\d+$/);
 		assert.equal(listener.url, `http://127.0.0.1:${listener.port}`);
@@ -60,7 +60,7 @@ describe('addresses', () => {
 		}
 	});
 
-	test('RK-V8, PW-B6: "::" listens on every address, IPv4 and IPv6, and knows IPv4 callers by their address', async () => {
+	test('RK-V8, RK-C3, RK-C4, PW-B6: "::" listens on every address, IPv4 and IPv6, and knows IPv4 callers by their address', async () => {
 		const listener = await startListener(listening('{ address: "::", port: 0 }', { auth: true }));
 		assert.match(String(addresses(listener)[0]?.address), /^\[::\]:\d+$/);
 		assert.equal((await send({ host: '::1', port: listener.port }, '/got')).status, 202);

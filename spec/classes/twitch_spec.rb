@@ -11,7 +11,7 @@ RSpec.describe 'webhook::twitch' do
     is_expected.to contain_webhook__listener('twitch').with('bind_address' => '0.0.0.0', 'port' => 2023, 'user' => 'twitch')
   end
 
-  it 'TW-P3: exactly three commands are allowed to the group, in a file that only root may read' do
+  it 'TW-P3, TW-B8: exactly three commands are allowed to the group, in a file that only root may read' do
     expect(sudoers.to_hash).to include(mode: '0440', owner: 'root', group: 'root', validate_cmd: '/usr/sbin/visudo -c -f %')
     expect(sudoers[:content].scan(/^%twitch .*$/)).to eq(
       [
@@ -22,7 +22,7 @@ RSpec.describe 'webhook::twitch' do
     )
   end
 
-  it 'TW-P5: is a unit of systemd that runs as the user and is started with the host' do
+  it 'TW-P5, TW-B10, RK-V10: is a unit of systemd that runs as the user and is started with the host' do
     is_expected.to contain_service('puppet-webhook@twitch.service').with('ensure' => 'running', 'enable' => true)
     expect(service).to match(/^User=twitch$/).and match(/^Group=twitch$/)
   end
@@ -42,7 +42,7 @@ RSpec.describe 'webhook::twitch' do
       }
     end
 
-    it 'TW-P2, TW-P4: all of them count' do
+    it 'TW-P2, TW-P4, TW-B7: all of them count' do
       is_expected.to compile.with_all_deps
       is_expected.to contain_user('runner').with('uid' => 900, 'gid' => 'ops', 'home' => '/srv/runner', 'managehome' => false)
       is_expected.to contain_file('/etc/sudoers.d/runner')
@@ -53,7 +53,7 @@ RSpec.describe 'webhook::twitch' do
       is_expected.to contain_file('/opt/puppet-webhook/puppet-webhook.tar.gz').with('source' => params['source'])
     end
 
-    it 'TW-P7: a changed port or address restarts the service' do
+    it 'TW-P7, TW-B6: a changed port or address restarts the service' do
       is_expected.to contain_file('/etc/systemd/system/puppet-webhook@kick.socket')
         .that_notifies('Service[puppet-webhook@kick.socket]')
       is_expected.to contain_file('/etc/systemd/system/puppet-webhook@kick.service')
@@ -72,7 +72,7 @@ RSpec.describe 'webhook::twitch' do
     expect(catalogue.resource_keys.map(&:first).grep(/firewall/i)).to be_empty
   end
 
-  it 'TW-P9: no password is set' do
+  it 'TW-P9, TW-B12: no password is set' do
     expect(catalogue.resource('user', 'twitch')[:password]).to be_nil
   end
 end
