@@ -615,7 +615,7 @@ describe('included files', { concurrency: 2 }, () => {
 			{ 'b.yaml': 'include: routes.yaml\nroutes: {}\n' },
 		));
 
-	test('are told when a pattern matches none of them', async () => {
+	test('FX-C5: are told when a pattern matches none of them, and no routes are no fault', async () => {
 		const listener = await startListener({ routes: 'include: routes.d/*.yaml\n' });
 		await listener.logged('the pattern', (line) =>
 			/include "routes\.d\/\*\.yaml" matches no file/.test(line.message),
