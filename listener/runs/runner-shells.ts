@@ -449,7 +449,7 @@ class Maker {
 
 	/** Lets it end, and leave alone what runs. */
 	close(): void {
-		this.#script.end('trap - EXIT\n');
+		this.#script.end('shells=\n');
 	}
 
 	#listen(text: string): void {
@@ -460,11 +460,13 @@ class Maker {
 }
 
 /**
- * What the maker does at the end of its script, when the listener has died. First it stops the shells, which might start one
+ * What the maker does at the end of its script, when the listener has died. A shell that is just being made ends with its
+ * terminal; it would wait for ever for its script. Then it stops the shells, which might start one
  * program more that they were told of, and then wait for ever for somebody to read what it prints. What they have started gets
  * TERM, and KILL after 10 s, the usual `kill_after`; each run's own was known to the listener alone.
  */
 const atEnd = `
+making=
 shells=
 signal() {
 	found=1
@@ -472,6 +474,7 @@ signal() {
 	return $found
 }
 over() {
+	[ -n "$making" ] && kill -s KILL $making
 	programs=
 	for shell in $shells; do
 		kill -s STOP $shell
@@ -566,12 +569,12 @@ export class Shells {
 		// script(1) has its command run by $SHELL, which may be anything. What a shell starts with & ignores INT and QUIT, and so would
 		// every program after it; a shell cannot take that back.
 		const command = `exec env --default-signal=INT,QUIT /bin/sh -s <"${pipes.script}" 4>"${pipes.words}"`;
-		const terminal = await maker.ask(
-			`SHELL=/bin/sh script -q -c ${quote(command)} /dev/null </dev/null >/dev/null 2>&1 & echo $!`,
+		await maker.ask(
+			`SHELL=/bin/sh script -q -c ${quote(command)} /dev/null </dev/null >/dev/null 2>&1 & making=$!; echo made`,
 		);
 		maker.note(await begun);
 		// Once script(1) has ended, the terminal is gone and the shell has been told.
-		await maker.ask(`kill -9 ${Number(terminal)}; wait ${Number(terminal)}; echo gone`);
+		await maker.ask('kill -s KILL $making; wait $making; making=; echo gone');
 		await shell.tryOut();
 		if (!this.#possible) return shell.close();
 		shell.onIdle = () => this.#idle.push(shell);
