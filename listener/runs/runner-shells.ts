@@ -59,6 +59,8 @@ export interface ShellRun {
 
 /** Bytes of a line of script at most: half of what the pipe holds, so that it is written at once and as a whole. */
 const longestLine = 32 * 1024;
+/** Shells that may fail to begin in a row before no more are tried: somebody may have ended one or two. */
+const mostFailures = 3;
 /** Milliseconds that a shell may take to begin; one that does not in that time never will. */
 const beginWithin = 5_000;
 /**
@@ -254,7 +256,8 @@ class Shell {
 	/** Starts what the script becomes. Only for a shell that is idle. */
 	start(script: string, keep: Keep, stays: Stays): ShellRun {
 		const exited = new Promise<Ending | Lost>((ended) => {
-			this.#told = { ended, pid: 0, signalled: false };
+			if (this.#closed) ended('lost');
+			else this.#told = { ended, pid: 0, signalled: false };
 		});
 		this.#write(
 			`( ${script} ) </dev/null >${quote(this.#pipe)} 2>&1 4>&- & wait $!; ` +
@@ -502,6 +505,8 @@ export class Shells {
 	#maker: Maker | undefined;
 	#made = 0;
 	#beginning = false;
+	/** How many shells in a row could not be begun. */
+	#failures = 0;
 	/** False once this host has shown that it cannot do it. */
 	#possible: boolean;
 
@@ -526,8 +531,9 @@ export class Shells {
 		this.#beginning = true;
 		try {
 			await this.#begin();
+			this.#failures = 0;
 		} catch {
-			this.#possible = false;
+			if (++this.#failures === mostFailures) this.#possible = false;
 		} finally {
 			this.#beginning = false;
 		}

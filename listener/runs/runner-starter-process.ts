@@ -81,7 +81,7 @@ class StarterProcess {
 
 	#spawn({ argv, cwd, env, pipe, stdin }: Start, input: Buffer): ChildProcess {
 		const [file = '', ...args] = argv;
-		const output = fs.openSync(pipe, 'w');
+		const output = openForWriting(pipe);
 		let from: number | 'ignore' = 'ignore';
 		try {
 			if (stdin) from = this.#inputFile(path.dirname(pipe), input);
@@ -136,6 +136,19 @@ class StarterProcess {
 		// Without the timer and the socket nothing keeps this process.
 		clearTimeout(this.#kill);
 		this.#channel.end();
+	}
+}
+
+/**
+ * A pipe's writing end. Opened by itself it would wait for a reader, for ever when the listener has died meanwhile, and we with
+ * it; so we are the reader for as long as it takes.
+ */
+function openForWriting(pipe: string): number {
+	const both = fs.openSync(pipe, fs.constants.O_RDWR);
+	try {
+		return fs.openSync(pipe, fs.constants.O_WRONLY);
+	} finally {
+		fs.closeSync(both);
 	}
 }
 
