@@ -65,7 +65,7 @@ export function addExplainCommand(program: Command, surroundings: Surroundings):
 		.addHelpText(
 			'after',
 			'\nThe exit status is 0 when something would run, 1 when nothing would or routes.yaml has faults.\n\n' +
-				"Example:\n  $ printf 'POST /deploy?role=web HTTP/1.1\\n\\n' | puppet-webhook explain --delivery -",
+				'Example:\n  $ puppet-webhook explain deploy --delivery request.txt',
 		)
 		.action((route: string | undefined, options: ExplainOptions) =>
 			surroundings.done(run(route, options, surroundings)),
