@@ -92,6 +92,8 @@ export class Queue {
 	#performing = 0;
 	/** Runs in the queue, and those on their way into it that no claim was made for. With none there is nothing to look for. */
 	#queued = 0;
+	/** Ends so far. Each may have made room for a run that a claim on its way did not find ready. */
+	#ends = 0;
 	/** Places that claims on their way may fill. */
 	#claiming = 0;
 	/** A run may have been left in the queue because those places were not free. */
@@ -338,6 +340,7 @@ export class Queue {
 			back();
 			return 0;
 		}
+		const ends = this.#ends;
 		this.#claiming += asked;
 		const free = unlocked.filter((file) => this.#lockFiles.take(file));
 		this.#store.claim(asked, free).then(
@@ -350,8 +353,8 @@ export class Queue {
 				}
 				for (const run of runs) this.#begin(run);
 				// One was there for the one that was expected. If there were several, there may be more; and places that were not
-				// filled are those that somebody may have been refused.
-				if (runs.length === asked ? asked > 1 : this.#refused) this.#claimRest();
+				// filled are those that somebody may have been refused, or that a run may have by now for which there was no room then.
+				if (runs.length === asked ? asked > 1 : this.#refused || ends !== this.#ends) this.#claimRest();
 				this.#look();
 			},
 			(error) => {
@@ -384,6 +387,7 @@ export class Queue {
 
 	/** A run has ended: starts the next. */
 	#claimNext(): void {
+		this.#ends++;
 		// Two, because the end of one may let more than one begin.
 		if (this.#queued > 0) this.#claim(2);
 	}
