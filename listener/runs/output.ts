@@ -366,6 +366,9 @@ export class Outputs {
 		parts: (from: number) => AsyncGenerator<OutputPart, void, undefined>,
 	): AsyncGenerator<OutputPart, void, undefined> {
 		if (this.#mask.empty) return yield* parts(from);
+		// Asked before anything is read: its end may come while we read, and be in the store before it counts here.
+		const run = await this.#store.get(id);
+		const goesOn = run !== undefined && !hasEnded(run.state);
 		// What lies before decides whether the first bytes are the end of a secret: nobody gets it byte by byte.
 		const start = Math.max(0, from - this.#mask.reach);
 		let stream = this.#mask.stream();
@@ -394,7 +397,7 @@ export class Outputs {
 			else if (masked.bytes.length > 0) yield masked;
 		}
 		// What is held back of a run that goes on is for those who read it later.
-		const last = piece(this.#growing.has(id) ? Buffer.alloc(0) : stream.end());
+		const last = piece(goesOn && this.#growing.has(id) ? Buffer.alloc(0) : stream.end());
 		if (last.bytes.length > 0) yield last;
 	}
 

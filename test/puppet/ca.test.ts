@@ -512,14 +512,20 @@ caTest('what is wrong with certificates is said with the remedy', async (t) => {
 		const file = path.join(confdir, 'routes.yaml');
 		fs.writeFileSync(file, `listen: ${listen}\nroutes: { x: { auth: none, command: "true" } }\n`);
 		fs.chmodSync(file, 0o644);
+		// A checkout may be where that user cannot get to.
+		const place = temporaryDirectory('puppet-webhook-for-all-');
+		fs.chmodSync(place, 0o755);
+		fs.copyFileSync(process.execPath, path.join(place, 'node'));
+		fs.copyFileSync(path.join(root, 'package.json'), path.join(place, 'package.json'));
+		execFileSync(process.execPath, [path.join(root, 'scripts/build.ts'), path.join(place, 'dist')]);
 		const { stderr } = spawnSync(
-			process.execPath,
-			[path.join(root, 'listener/main.ts'), 'check', '--config', file],
+			path.join(place, 'node'),
+			[path.join(place, 'dist/main.cjs'), 'check', '--config', file],
 			{
 				uid: 65534,
 				gid: 65534,
 				encoding: 'utf8',
-				env: { ...process.env, HOME: '/nonexistent' },
+				env: { PATH: process.env.PATH, HOME: '/nonexistent' },
 			},
 		);
 		assert.match(

@@ -228,7 +228,7 @@ puppetTest('PW-T15: Sensitive values are sent in clear and shown nowhere', async
 			data   => { 'user' => 'deployer', 'auth' => [{ 'token' => Sensitive('hushNested') }] },
 			header => { 'Authorization' => Sensitive('Bearer hushHeader') },
 		}
-		http { 'whole hash': route => 'whole', data => Sensitive({ 'token' => 'hushWhole', 'pin' => 4711 }) }
+		http { 'whole hash': route => 'whole', data => Sensitive({ 'token' => 'hushWhole', 'pin' => 47118151623 }) }
 		http { 'whole text': route => 'text', data => Sensitive('a=hushText'), header => 'text/plain' }
 		http { 'echo':
 			data   => { 'token' => Sensitive('hush"Echo') },
@@ -258,7 +258,7 @@ puppetTest('PW-T15: Sensitive values are sent in clear and shown nowhere', async
 				'{"user":"deployer","auth":[{"token":"hushNested"}]}',
 			);
 			assert.equal(only(server.received, '/nested').headers.authorization, 'Bearer hushHeader');
-			assert.equal(only(server.received, '/whole').body, '{"token":"hushWhole","pin":4711}');
+			assert.equal(only(server.received, '/whole').body, '{"token":"hushWhole","pin":47118151623}');
 			assert.equal(only(server.received, '/text').body, 'a=hushText');
 			assert.equal(only(server.received, '/hook?token=hushRoute').method, 'GET');
 			assert.equal(only(server.received, '/hook/hushUrl?x=1').method, 'GET');
@@ -286,7 +286,7 @@ puppetTest('PW-T15: Sensitive values are sent in clear and shown nowhere', async
 			}
 			for (const { file, text } of shown) {
 				// The manifest itself is an argument that Puppet logs nowhere.
-				assert.doesNotMatch(text, /hush|4711/, file);
+				assert.doesNotMatch(text, /hush|47118151623/, file);
 			}
 			assert.doesNotMatch(ran.stderr, /Unable to mark/);
 		});
