@@ -514,6 +514,15 @@ routes:
 	for (const id of waiting.reverse()) await listener.post(`/-/runs/${id}/cancel`);
 });
 
+test('a run that comes in the moment in which the one before it ends begins all the same', async () => {
+	const listener = await startListener({ routes: 'routes:\n  short: { command: "true" }\n' });
+	for (let i = 0; i < 200; i++) {
+		await accept(listener, 'short');
+		const waited = await listener.post('/short', undefined, { prefer: 'wait=20' });
+		assert.equal(waited.status, 200, `the run ${i} did not begin: ${waited.text}`);
+	}
+});
+
 describe('when the listener is killed', () => {
 	test('PW-H13: what it answered 202 to is run after the next start, in order, each once', async () => {
 		const listener = await startListener({ routes: crashRoutes });
