@@ -135,7 +135,8 @@ function codeOf(error: unknown): string {
 	return (error as NodeJS.ErrnoException).code ?? String(error);
 }
 
-function unreadable(error: NodeJS.ErrnoException): string {
+/** Why a file cannot be read, and what to do; follows the file's name. */
+export function unreadable(error: NodeJS.ErrnoException): string {
 	switch (error.code) {
 		case 'ENOENT':
 			return 'does not exist';

@@ -6,6 +6,7 @@ import path from 'node:path';
 import type { Fault } from '../errors.ts';
 import { check } from './check.ts';
 import { includeSchema } from './schema.ts';
+import { unreadable } from './secrets.ts';
 import { type Key, YamlFile } from './yaml.ts';
 
 /** A file that was read. Parsed when somebody asks for it, which most looks at unchanged files do not. */
@@ -190,22 +191,6 @@ async function readUpTo(file: string, most: number): Promise<Buffer> {
 		}
 	} finally {
 		await handle.close();
-	}
-}
-
-function unreadable(error: NodeJS.ErrnoException): string {
-	switch (error.code) {
-		case 'ENOENT':
-			return 'does not exist';
-		case 'EACCES':
-		case 'EPERM':
-			return 'may not be read by the user the listener runs as; give that user, or its group, the right to';
-		case 'EISDIR':
-			return 'is a directory; name a file in it';
-		case 'ENOTFILE':
-			return 'is no regular file';
-		default:
-			return `cannot be read (${error.code ?? error.message})`;
 	}
 }
 
